@@ -1,0 +1,194 @@
+"""The two Parquet tables that hold every number of a study: schema, write, read.
+
+A run's folder has `results/trials/<trial_id>.parquet`, one row, written when the trial has ended, and
+`results/measurements/<trial_id>.parquet`, one row a score. Each file has one writer at a time and
+appears whole: it is written under a temporary name and renamed. So a crash loses no finished number.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA_VERSION = "1"
+
+State = Literal["COMPLETE", "STOPPED", "DIVERGED", "FAILED"]
+"""COMPLETE trained to the end; STOPPED by the scheduler; DIVERGED: the loss became non-finite; FAILED."""
+
+UNITS: Mapping[str, str] = {
+    "loss": "nats per sample",
+    "reconstruction": "nats per sample",
+    "content_divergence": "nats per sample",
+    "style_divergence": "nats per sample",
+    "log_likelihood": "nats per sample",
+}
+"""Metrics with a unit; all others are shares in [0, 1]."""
+
+LOWER_IS_BETTER = frozenset({"loss", "reconstruction", "content_divergence", "style_divergence"})
+"""Metrics that improve downwards; all others improve upwards."""
+
+_UTC = pa.timestamp("us", tz="UTC")
+
+TRIALS = pa.schema(
+    [
+        pa.field("study", pa.string(), nullable=False),
+        pa.field("space", pa.string(), nullable=False),
+        pa.field("trial_id", pa.string(), nullable=False),
+        pa.field("config_hash", pa.string(), nullable=False),
+        pa.field("replicate", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("epochs", pa.int32(), nullable=False),
+        pa.field("started_at", _UTC, nullable=False),
+        pa.field("finished_at", _UTC, nullable=False),
+        pa.field("wall_s", pa.float64(), nullable=False),
+        pa.field("device_s", pa.float64(), nullable=False),
+        pa.field("samples_per_s", pa.float64()),
+        pa.field("peak_memory_gib", pa.float64()),
+        pa.field("workers", pa.int32(), nullable=False),
+        pa.field("device", pa.string(), nullable=False),
+        pa.field("host", pa.string(), nullable=False),
+        pa.field("commit", pa.string(), nullable=False),
+        pa.field("dirty", pa.bool_(), nullable=False),
+        pa.field("versions", pa.string(), nullable=False),
+        pa.field("objective_metric", pa.string(), nullable=False),
+        pa.field("objective_value", pa.float64()),
+        pa.field("config", pa.string(), nullable=False),
+    ]
+)
+"""Columns that every trial has; swept fields follow as `param.<dotted path>`."""
+
+MEASUREMENTS = pa.schema(
+    [
+        pa.field("study", pa.string(), nullable=False),
+        pa.field("trial_id", pa.string(), nullable=False),
+        pa.field("config_hash", pa.string(), nullable=False),
+        pa.field("replicate", pa.int32(), nullable=False),
+        pa.field("epoch", pa.int32(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("posterior", pa.string(), nullable=False),
+        pa.field("given", pa.string(), nullable=False),
+        pa.field("target", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("standard_error", pa.float64()),
+        pa.field("num_samples", pa.int64(), nullable=False),
+    ]
+)
+
+_METADATA = {
+    b"mmjsd.schema_version": SCHEMA_VERSION.encode(),
+    b"mmjsd.units": json.dumps(UNITS, sort_keys=True).encode(),
+    b"mmjsd.lower_is_better": json.dumps(sorted(LOWER_IS_BETTER)).encode(),
+}
+
+
+class StoreError(ValueError):
+    """A results file that cannot be read; the message names it and the way out."""
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """Both tables of a run, as Arrow."""
+
+    trials: pa.Table
+    measurements: pa.Table
+
+
+def write_trial(out: Path, row: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    """Write the row of an ended trial; `params` maps the dotted path of each swept field to its value."""
+    assert row["state"] in get_args(State), row["state"]
+    fields = list(TRIALS)
+    values = [pa.array([row[field.name]], field.type) for field in TRIALS]
+    for path, value in sorted(params.items()):
+        array = pa.array([list(value) if isinstance(value, tuple) else value], _param_type(value))
+        fields.append(pa.field(f"param.{path}", array.type))
+        values.append(array)
+    table = pa.Table.from_arrays(values, schema=pa.schema(fields))
+    _write(table, out / "results" / "trials" / f"{row['trial_id']}.parquet")
+
+
+def write_measurements(out: Path, trial_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write all measurements that a trial has so far; they replace what it had written before."""
+    table = pa.Table.from_pylist(list(rows), schema=MEASUREMENTS)
+    _write(table, out / "results" / "measurements" / f"{trial_id}.parquet")
+
+
+def read(out: Path) -> StudyTables:
+    """Both tables of the run in folder `out`: ended trials, and measurements of those still running too.
+
+    Raises:
+        StoreError: if the folder holds no results, or a file is damaged or of another kind.
+    """
+    results = Path(out) / "results"
+    if not results.is_dir():
+        raise StoreError(f"{out} holds no results: expected a folder 'results' that study/run.py wrote")
+    return StudyTables(
+        trials=_read(results / "trials", TRIALS),
+        measurements=_read(results / "measurements", MEASUREMENTS),
+    )
+
+
+def read_measurements(out: Path, trial_id: str) -> list[dict[str, Any]]:
+    """The measurements that one trial has written, none if it has not written yet."""
+    path = Path(out) / "results" / "measurements" / f"{trial_id}.parquet"
+    return _read_file(path, MEASUREMENTS).to_pylist() if path.exists() else []
+
+
+def ended_trials(out: Path) -> list[dict[str, Any]]:
+    """The rows of all trials that have ended, without their swept fields' columns."""
+    return _read(Path(out) / "results" / "trials", TRIALS).select(TRIALS.names).to_pylist()
+
+
+def _param_type(value: object) -> pa.DataType:
+    """The column type of a swept field's value; a simplex is a list of float64."""
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        return pa.int64()
+    if isinstance(value, float):
+        return pa.float64()
+    if isinstance(value, (tuple, list)):
+        return pa.list_(pa.float64())
+    return pa.string()
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table.replace_schema_metadata(_METADATA), temporary)
+    os.replace(temporary, path)
+
+
+def _read(folder: Path, schema: pa.Schema) -> pa.Table:
+    tables = [_read_file(path, schema) for path in sorted(folder.glob("*.parquet"))]
+    if not tables:
+        return schema.empty_table().replace_schema_metadata(_METADATA)
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume"
+        ) from error
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise StoreError(f"{path} is not a results file of this schema: it lacks the columns {', '.join(missing)}")
+    version = (table.schema.metadata or {}).get(b"mmjsd.schema_version", b"none").decode()
+    if version != SCHEMA_VERSION:
+        raise StoreError(f"{path} has schema version {version}; this version of the project reads {SCHEMA_VERSION}")
+    return table
+
+
+def _first_line(error: BaseException) -> str:
+    lines: Iterable[str] = str(error).splitlines() or [type(error).__name__]
+    return next(iter(lines))
