@@ -1,10 +1,12 @@
 """What a training is made of, as plain typed values. Imports no torch, so that a study starts fast."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isclose, isfinite
 from pathlib import Path
 from typing import Literal, get_args
+
+from mmjsd.data import Modality
 
 ObjectiveName = Literal["mmjsd", "mvae", "mmvae"]
 Fusion = Literal["mixture", "product"]
@@ -128,7 +130,9 @@ class ObjectiveConfig:
             shown = ", ".join(f"{weight:g}" for weight in self.weights)
             require(all(weight >= 0 for weight in self.weights), f"weights must be >= 0, got {shown}")
             total = sum(self.weights)
-            require(isclose(total, 1, abs_tol=1e-6), f"weights must sum to one, got {shown} with sum {total:g}")
+            require(
+                isclose(total, 1, abs_tol=1e-6), f"weights must sum to one, got {shown} with sum {total:g}"
+            )
             require(any(self.weights[:-1]), f"at least one modality's weight must be positive, got {shown}")
         _require_weights("style_weights", self.style_weights)
         _require_weights("reconstruction_weights", self.reconstruction_weights)
@@ -137,6 +141,19 @@ class ObjectiveConfig:
     def own_fusion(self) -> Fusion:
         """The joint posterior by which the objective was published."""
         return "product" if self.name == "mvae" else "mixture"
+
+    def resolved(self, modalities: Sequence[Modality]) -> "ObjectiveConfig":
+        """The same objective with every default that depends on itself or the modalities written out."""
+        largest = max(modality.size for modality in modalities)
+        experts = len(modalities) + 1
+        return replace(
+            self,
+            fusion=self.fusion or self.own_fusion,
+            weights=self.weights or (1 / experts,) * experts,
+            style_weights=self.style_weights or {each.name: each.style_weight for each in modalities},
+            reconstruction_weights=self.reconstruction_weights
+            or {each.name: largest / each.size for each in modalities},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""One trial's whole configuration: what a search space varies, the command line overrides and Parquet keeps."""
+"""One trial's whole configuration: what a space varies, a command line overrides and Parquet keeps."""
 
 import dataclasses
 import hashlib
@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from mmjsd.config import DataConfig, EvaluationConfig, ModelConfig, ObjectiveConfig, TrainingConfig, require
 from mmjsd.data import DATASETS
+
+if TYPE_CHECKING:
+    from study.space import SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,18 +54,7 @@ class TrialConfig:
 
     def resolved(self) -> "TrialConfig":
         """The same trial with every default that depends on the data set or the objective written out."""
-        modalities = DATASETS[self.data.name].modalities
-        largest = max(modality.size for modality in modalities)
-        equal = (1 / (len(modalities) + 1),) * (len(modalities) + 1)
-        objective = dataclasses.replace(
-            self.objective,
-            fusion=self.objective.fusion or self.objective.own_fusion,
-            weights=self.objective.weights or equal,
-            style_weights=self.objective.style_weights
-            or {modality.name: modality.style_weight for modality in modalities},
-            reconstruction_weights=self.objective.reconstruction_weights
-            or {modality.name: largest / modality.size for modality in modalities},
-        )
+        objective = self.objective.resolved(DATASETS[self.data.name].modalities)
         return dataclasses.replace(self, objective=objective)
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +73,9 @@ class TrialConfig:
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "value_error":
                 raise ValueError(message) from None
-            raise ValueError(f"{path} cannot be {first['input']!r}: {message[0].lower()}{message[1:]}") from None
+            raise ValueError(
+                f"{path} cannot be {first['input']!r}: {message[0].lower()}{message[1:]}"
+            ) from None
 
     def with_fields(self, fields: Mapping[str, Any]) -> "TrialConfig":
         """A copy in which the fields at these dotted paths have these values.
@@ -117,7 +113,7 @@ class TrialConfig:
 
 
 def trial_id(config_hash: str, replicate: int) -> str:
-    """The name of one training; content-addressed, so that the same trial has the same name in every study."""
+    """The name of one training; content-addressed, so that none is trained twice."""
     return f"{config_hash}-r{replicate}"
 
 
@@ -139,3 +135,135 @@ def field_paths(config: TrialConfig) -> tuple[str, ...]:
 @cache
 def _adapter() -> TypeAdapter[TrialConfig]:
     return TypeAdapter(TrialConfig)
+
+
+OBJECTIVE_METRIC = "mean_coherence"
+"""What a study maximises: on validation, several given modalities as their product."""
+
+
+class ClusterError(ValueError):
+    """A Ray cluster that cannot carry the study out; the message says what it lacks."""
+
+
+Preset = Literal["laptop", "paper"]
+Sampler = Literal["grid", "random", "tpe"]
+
+PRESETS: Mapping[Preset, Mapping[str, Any]] = {
+    "laptop": {
+        "data.name": "digits",
+        "data.samples_per_epoch": 20_000,
+        "model.width": 0.5,
+        "training.epochs": 6,
+        "training.batch_size": 128,
+        "training.learning_rate": 2e-3,
+        "evaluation.every": 2,
+        "evaluation.num_samples": 1_000,
+    },
+    "paper": {
+        "data.name": "mnist-svhn-text",
+        "data.samples_per_epoch": 1_121_360,
+        "model.width": 1.0,
+        "training.epochs": 50,
+        "training.batch_size": 256,
+        "training.learning_rate": 1e-3,
+        "evaluation.every": 5,
+        "evaluation.num_samples": 10_000,
+    },
+}
+"""Fields that make a trial fit a machine: stronger than the defaults, weaker than a space's base."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """A study as the command line asks for it; what is None is decided from the rest."""
+
+    space: str | None = None
+    """The question: the name of a file in search_spaces/, or the path of a file with a SPACE."""
+
+    dataset: str | None = None
+    """Short for --data.name."""
+
+    data_dir: Path | None = None
+    """Short for --data.dir."""
+
+    preset: Preset | None = None
+    """Size of the trials; paper is as published. None: paper with a GPU or --address, else laptop."""
+
+    trials: int | None = None
+    """Number of configs. None: all of a grid, 20 of another sampler."""
+
+    replicates: int = 2
+    """Trainings of each config, each with its own seed."""
+
+    sampler: Sampler | None = None
+    """Proposes the configs. None: grid if every varied field has a few values, else tpe."""
+
+    workers: int = 1
+    """Processes that train one trial together, data-parallel."""
+
+    gpus_per_worker: float | None = None
+    """GPUs, or the share of one, that each worker takes. None: 1 with a GPU or --address, else 0."""
+
+    max_concurrent: int | None = None
+    """Trials at the same time. None: as many as the workers find room for."""
+
+    address: str | None = None
+    """Ray cluster to join, such as auto. None: a Ray on this machine that ends with the study."""
+
+    out: Path | None = None
+    """Folder of the study. None: runs/ and the space's name."""
+
+    resume: bool = False
+    """Go on with the study in --out: train what is missing, failed, or added by more trials or replicates."""
+
+    dry_run: bool = False
+    """Print what would be trained and stop."""
+
+    seed: int = 0
+    """Seeds the sampler, and with config and replicate every trial."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "replicates", "workers", "max_concurrent"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be >= 1, got {value}")
+        gpus = self.gpus_per_worker
+        require(gpus is None or (isfinite(gpus) and gpus >= 0), f"gpus_per_worker must be >= 0, got {gpus}")
+        require(0 <= self.seed < 2**32, f"seed must lie in [0, 2^32), got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A study with everything decided: what `study.tuner.run_study` carries out."""
+
+    name: str
+    """Of the folder `out`."""
+
+    space_name: str
+    space: "SearchSpace"
+    """Without the fields that the command line has fixed."""
+
+    base: TrialConfig
+    """Every field that the space does not vary."""
+
+    preset: Preset
+    sampler: Sampler
+
+    trials: int
+    """Number of configs; with the grid sampler the first of `space.grid()`."""
+
+    replicates: int
+    seed: int
+    workers: int
+    gpus_per_worker: float
+    max_concurrent: int | None
+    address: str | None
+
+    out: Path
+    """Absolute."""
+
+    commit: str
+    """Empty where the project is no git repository."""
+
+    dirty: bool
+    versions: str
+    """JSON: package name to version."""

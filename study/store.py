@@ -107,7 +107,7 @@ def write_trial(out: Path, row: Mapping[str, Any], params: Mapping[str, Any]) ->
     fields = list(TRIALS)
     values = [pa.array([row[field.name]], field.type) for field in TRIALS]
     for path, value in sorted(params.items()):
-        array = pa.array([list(value) if isinstance(value, tuple) else value], _param_type(value))
+        array = _param_array(value)
         fields.append(pa.field(f"param.{path}", array.type))
         values.append(array)
     table = pa.Table.from_arrays(values, schema=pa.schema(fields))
@@ -138,25 +138,55 @@ def read(out: Path) -> StudyTables:
 def read_measurements(out: Path, trial_id: str) -> list[dict[str, Any]]:
     """The measurements that one trial has written, none if it has not written yet."""
     path = Path(out) / "results" / "measurements" / f"{trial_id}.parquet"
-    return _read_file(path, MEASUREMENTS).to_pylist() if path.exists() else []
+    rows: list[dict[str, Any]] = _read_file(path, MEASUREMENTS).to_pylist() if path.exists() else []
+    return rows
+
+
+def read_trial(out: Path, trial_id: str) -> dict[str, Any] | None:
+    """The row of one trial, without its swept fields' columns, once it has ended."""
+    path = Path(out) / "results" / "trials" / f"{trial_id}.parquet"
+    if not path.exists():
+        return None
+    row: dict[str, Any] = _read_file(path, TRIALS).select(TRIALS.names).to_pylist()[0]
+    return row
+
+
+def forget_trial(out: Path, trial_id: str) -> None:
+    """Remove the row of a trial that is to be tried again."""
+    (Path(out) / "results" / "trials" / f"{trial_id}.parquet").unlink(missing_ok=True)
 
 
 def ended_trials(out: Path) -> list[dict[str, Any]]:
     """The rows of all trials that have ended, without their swept fields' columns."""
-    return _read(Path(out) / "results" / "trials", TRIALS).select(TRIALS.names).to_pylist()
+    table = _read(Path(out) / "results" / "trials", TRIALS)
+    rows: list[dict[str, Any]] = table.select(TRIALS.names).to_pylist()
+    return rows
 
 
-def _param_type(value: object) -> pa.DataType:
-    """The column type of a swept field's value; a simplex is a list of float64."""
-    if isinstance(value, bool):
-        return pa.bool_()
-    if isinstance(value, int):
-        return pa.int64()
-    if isinstance(value, float):
-        return pa.float64()
+def _param_array(value: object) -> pa.Array:
+    """A swept field's value as a column: numbers and strings as they are, a simplex as list of float64."""
     if isinstance(value, (tuple, list)):
-        return pa.list_(pa.float64())
-    return pa.string()
+        return pa.array([[float(each) for each in value]], pa.list_(pa.float64()))
+    return pa.array([json.dumps(value, sort_keys=True) if isinstance(value, dict) else value])
+
+
+def _aligned(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The tables with a swept field's values of several types, such as 4 and "all", made text in all."""
+    found: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for column in table.schema:
+            if not pa.types.is_null(column.type):
+                found.setdefault(column.name, set()).add(column.type)
+    number = {pa.int64(), pa.float64()}
+    mixed = [name for name, types in found.items() if len(types) > 1 and not types <= number]
+    aligned = []
+    for table in tables:
+        for name in mixed:
+            if name in table.column_names:
+                texts = [None if value is None else str(value) for value in table[name].to_pylist()]
+                table = table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))
+        aligned.append(table)
+    return aligned
 
 
 def _write(table: pa.Table, path: Path) -> None:
@@ -170,7 +200,7 @@ def _read(folder: Path, schema: pa.Schema) -> pa.Table:
     tables = [_read_file(path, schema) for path in sorted(folder.glob("*.parquet"))]
     if not tables:
         return schema.empty_table().replace_schema_metadata(_METADATA)
-    return pa.concat_tables(tables, promote_options="permissive")
+    return pa.concat_tables(_aligned(tables), promote_options="permissive")
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
@@ -182,10 +212,10 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
         ) from error
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
-        raise StoreError(f"{path} is not a results file of this schema: it lacks the columns {', '.join(missing)}")
+        raise StoreError(f"{path} is not a results file of this schema: it lacks {', '.join(missing)}")
     version = (table.schema.metadata or {}).get(b"mmjsd.schema_version", b"none").decode()
     if version != SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema version {version}; this version of the project reads {SCHEMA_VERSION}")
+        raise StoreError(f"{path} has schema version {version}; expected {SCHEMA_VERSION}")
     return table
 
 

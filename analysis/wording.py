@@ -1,0 +1,200 @@
+"""How a report speaks: numbers as text, and a study's answer in sentences."""
+
+from collections import Counter
+
+from analysis.estimates import CONFIDENCE, Estimate
+from analysis.findings import Findings
+from analysis.results import Config, Factor, Results, level_label, weight_names
+
+
+def answer(findings: Findings) -> list[str]:
+    """The study's answer: paragraphs of Markdown on the best config, on effects and on cost."""
+    paragraphs = (_best_sentences(findings), _effect_sentences(findings), _cost_sentences(findings))
+    return [" ".join(sentences) for sentences in paragraphs if sentences]
+
+
+def _best_sentences(findings: Findings) -> list[str]:
+    best, results = findings.best, findings.results
+    if best is None:
+        states = Counter(trial.state for trial in results.trials)
+        if not states:
+            return ["Nothing can be said yet: no trial has ended."]
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        return [f"No config can be called best: no trial completed: {counts} (see “What did not complete”)."]
+    estimate = best.estimates.get("objective")
+    ranked = [finding for finding in findings.configs if finding.config.validation is not None]
+    chosen = (
+        f"The best of {len(ranked)} configs on the validation split is"
+        if len(ranked) > 1
+        else "The only config is"
+    )
+    sentence = f"{chosen} **{describe(best.config, results)}**"
+    if estimate is None:
+        return [f"{sentence}; it has no {results.objective.label} on the test split."]
+    label, replicates = results.objective.label, plural(len(best.config.complete), "replicate")
+    number = fixed(estimate.value, results.objective.decimals)
+    sentence += f": on the test split its {label} is **{number}"
+    if estimate.half_width is None:
+        return [f"{sentence}** ({replicates}; an interval needs at least two replicates of a config)."]
+    sentence += (
+        f" ± {fixed(estimate.half_width, results.objective.decimals)}** ({interval(estimate, results)}; "
+    )
+    return [f"{sentence}{replicates}).", *_tie_sentence(findings)]
+
+
+def _tie_sentence(findings: Findings) -> list[str]:
+    ties = [finding.tied for finding in findings.configs if finding.tied is not None]
+    if not ties:
+        return []
+    tied = sum(ties)
+    if len(ties) == 1:
+        return [f"The other config {'is statistically tied with it' if tied else 'differs significantly'}."]
+    if tied:
+        verb = "is" if tied == 1 else "are"
+        return [f"Of the {len(ties)} other configs {tied} {verb} statistically tied with it."]
+    return [f"Each of the {len(ties)} other configs differs from it significantly."]
+
+
+def _effect_sentences(findings: Findings) -> list[str]:
+    label = findings.results.objective.label
+    sentences = []
+    if findings.effects:
+        sentences.append(_largest_effect(findings))
+        test = findings.interaction
+        if test and test.p_value < 1 - CONFIDENCE:
+            dof = f"{test.dof[0]}, {test.dof[1]}"
+            sentences.append(
+                f"The factors interact (F({dof}) = {test.statistic:.1f}, {p_text(test.p_value)}): "
+                "an effect averaged over the other factors does not tell all, see the first figure."
+            )
+    if findings.correlations:
+        first = findings.correlations[0]
+        assert first.correlation is not None
+        found = first.correlation
+        numbers = (
+            f"Spearman's ρ = {fixed(found.rho, 2)} over {found.num_configs} configs, {p_text(found.p_value)}"
+        )
+        if found.p_value < 1 - CONFIDENCE:
+            sentences.append(
+                f"{label.capitalize()} goes most closely with {code(first.factor.name)}: {numbers}."
+            )
+        else:
+            kind = "continuous factor" if findings.effects else "factor"
+            closest = f"the closest is {code(first.factor.name)}: {numbers}"
+            sentences.append(f"No {kind} goes significantly with {label}; {closest}.")
+    if not sentences and findings.best and findings.results.factors:
+        sentences.append("Effects of the swept fields cannot be told yet: too few configs have completed.")
+    return sentences
+
+
+def _largest_effect(findings: Findings) -> str:
+    first, results = findings.effects[0], findings.results
+    effect = first.effect
+    assert effect is not None
+    decimals, label = results.objective.decimals, results.objective.label
+    name = code(first.factor.name)
+    ends = f"from {code(level_label(effect.worst.level))} to {code(level_label(effect.best.level))}"
+    difference = signed(effect.difference, decimals)
+    over = _averaged_over(first.factor, results) if effect.matched else ""
+    if effect.half_width is None:
+        return (
+            f"The largest effect is that of {name}: {ends}, {label} changes by **{difference}**{over}; "
+            "without replicates nobody can say whether that is more than noise."
+        )
+    low, high = effect.difference - effect.half_width, effect.difference + effect.half_width
+    number = f"**{difference} ± {fixed(effect.half_width, decimals)}**"
+    bounds = f"95 % interval {fixed(low, decimals)} to {fixed(high, decimals)}"
+    if effect.excludes_zero:
+        return (
+            f"The factor with the largest effect is **{name}**: {ends}, {label} changes by {number}{over} "
+            f"({bounds}, which excludes zero)."
+        )
+    return (
+        f"No factor with levels has a demonstrable effect: the largest difference, that of {name} {ends}, "
+        f"is {number}{over} ({bounds}, which includes zero)."
+    )
+
+
+def _averaged_over(factor: Factor, results: Results) -> str:
+    """A clause on what else the levels' means are made of."""
+    others = [name for path, name in results.swept.items() if path != factor.path]
+    if not others:
+        return ""
+    return f", averaged over {code(others[0]) if len(others) == 1 else 'the other factors'}"
+
+
+def _cost_sentences(findings: Findings) -> list[str]:
+    results = findings.results
+    trials = results.trials
+    if not trials:
+        return []
+    device_s = sum(trial.device_s for trial in trials)
+    devices = sorted({trial.device for trial in trials if trial.device})
+    on = f" on {', '.join(map(code, devices))}" if devices else ""
+    num_configs = max(len(results.configs), int(results.study.get("trials") or 0))
+    return [
+        f"{plural(num_configs, 'config')} × {plural(results.num_replicates, 'replicate')}: "
+        f"{plural(len(trials), 'ended trial')} took {duration(device_s)} of device time{on}."
+    ]
+
+
+def describe(config: Config, results: Results) -> str:
+    """A config by its swept fields, as Markdown."""
+    parts = [
+        code(f"{name} = {_value(config.params[path], results)}")
+        for path, name in results.swept.items()
+        if config.params.get(path) is not None
+    ]
+    return ", ".join(parts) or "the space's base"
+
+
+def _value(value: object, results: Results) -> str:
+    """A swept value; the weights of a simplex with their names."""
+    if not isinstance(value, tuple):
+        return level_label(value)
+    names = weight_names(len(value), results.modalities)
+    return ", ".join(f"{name} {weight:.2f}" for name, weight in zip(names, value, strict=True))
+
+
+def code(text: str) -> str:
+    """Text of a user as a Markdown code span, in which nothing else has a meaning."""
+    return f"`{' '.join(text.replace('`', '').split())}`"
+
+
+def interval(estimate: Estimate, results: Results) -> str:
+    """The interval in words, or why there is none."""
+    if estimate.low is None or estimate.high is None:
+        return "n/a (one replicate)"
+    decimals = results.objective.decimals
+    return f"95 % interval {fixed(estimate.low, decimals)} to {fixed(estimate.high, decimals)}"
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with a fixed number of decimals and a true minus sign."""
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(value: float, decimals: int) -> str:
+    """The same with its sign."""
+    text = fixed(value, decimals)
+    return text if value < 0 else f"+{text}"
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as papers write it."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    return "p = 1" if p_value > 0.9995 else f"p = {p_value:.3f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count and its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 41.2 s, 12.3 min, 5.1 h."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,146 @@
+"""Batches on the device: pairs of modalities drawn by class, and the share of one worker among several."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch import distributed as dist
+
+from mmjsd.data import Examples
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among those that train one model together; alone unless torch.distributed runs.
+
+    Every worker draws the random numbers of the whole batch and works on its own rows, so that the
+    number of workers changes no result beyond rounding.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def current() -> "Workers":
+        """As torch.distributed knows it."""
+        if dist.is_available() and dist.is_initialized():
+            return Workers(dist.get_rank(), dist.get_world_size())
+        return Workers()
+
+    def rows(self, count: int) -> slice:
+        """This worker's rows of a batch; all rows of all workers together are the batch, in order."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The rows of all workers, in order, on every worker."""
+        if self.size == 1:
+            return values
+        counts: list[int | None] = [None] * self.size
+        dist.all_gather_object(counts, len(values))
+        lengths = [count or 0 for count in counts]
+        padded = torch.zeros(max(lengths), *values.shape[1:], dtype=values.dtype, device=values.device)
+        padded[: len(values)] = values
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over workers of equal shares."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values = values / self.size
+        return values
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of all modalities, on the device."""
+
+    x: dict[str, Tensor]
+    labels: Int[Tensor, " batch"]
+    present: dict[str, Bool[Tensor, " batch"]] | None = None
+
+
+class Pairs:
+    """Samples of a split: a class, and for each modality an example of that class.
+
+    Classes are equally likely, and so are the examples within a class: every example can occur, and
+    with every example of the other modalities. Examples stay on the device as bytes.
+
+    Args:
+        examples: the split's examples by modality, sorted by label.
+        device: where batches are wanted.
+        missing: probability with which a modality of a sample is hidden; where chance would hide
+            all of a sample's, one stays.
+    """
+
+    def __init__(
+        self, examples: Mapping[str, Examples], device: torch.device | str = "cpu", missing: float = 0.0
+    ) -> None:
+        self.device = torch.device(device)
+        self.missing = missing
+        self.values = {name: torch.from_numpy(each.values).to(device) for name, each in examples.items()}
+        starts = {name: _class_starts(each.labels) for name, each in examples.items()}
+        self._first = {name: torch.from_numpy(start[:-1]).to(device) for name, start in starts.items()}
+        self._count = {name: torch.from_numpy(np.diff(start)).to(device) for name, start in starts.items()}
+        self.num_classes = len(next(iter(self._first.values())))
+        self.num_examples = max(len(values) for values in self.values.values())
+
+    def draw(self, count: int, generator: torch.Generator) -> "PairedSamples":
+        """`count` samples as indices; `generator` is of the device."""
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=self.device, dtype=torch.float64)
+
+        labels = (uniform(count) * self.num_classes).long()
+        indices = {
+            name: self._first[name][labels] + (uniform(count) * self._count[name][labels]).long()
+            for name in self.values
+        }
+        present = None
+        if self.missing > 0:
+            chance = uniform(count, len(self.values))
+            stays = (chance >= self.missing) | (chance == chance.max(dim=1, keepdim=True).values)
+            present = {name: stays[:, row] for row, name in enumerate(self.values)}
+        return PairedSamples(self, labels, indices, present)
+
+
+@dataclass(frozen=True)
+class PairedSamples:
+    """Drawn samples as indices; `batch` makes tensors of some of them."""
+
+    pairs: Pairs
+    labels: Int[Tensor, " sample"]
+    indices: dict[str, Int[Tensor, " sample"]]
+    present: dict[str, Bool[Tensor, " sample"]] | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: slice) -> Batch:
+        """Images as float32 in [0, 1], text as int64; a hidden modality's values are zero."""
+        present = {name: here[rows] for name, here in self.present.items()} if self.present else None
+        x = {name: self._values(name, rows, present) for name in self.indices}
+        return Batch(x, self.labels[rows], present)
+
+    def chunks(self, size: int, workers: Workers) -> Iterator[tuple[int, slice, Batch]]:
+        """Batches of at most `size` samples: their number, this worker's rows within each, and these."""
+        for start in range(0, len(self), size):
+            count = min(size, len(self) - start)
+            rows = workers.rows(count)
+            yield count, rows, self.batch(slice(start + rows.start, start + rows.stop))
+
+    def _values(self, name: str, rows: slice, present: Mapping[str, Tensor] | None) -> Tensor:
+        values = self.pairs.values[name][self.indices[name][rows]]
+        if present is not None:
+            values = values * present[name].reshape(-1, *[1] * (values.ndim - 1)).to(values.dtype)
+        return values.long() if values.ndim == 2 else values.float() / 255
+
+
+def _class_starts(labels: np.ndarray) -> np.ndarray:
+    """Where each class starts in sorted labels, and the end: `[class + 1]`."""
+    return np.searchsorted(labels, np.arange(int(labels.max()) + 2))

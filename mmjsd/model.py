@@ -1,0 +1,246 @@
+"""The multimodal VAE: encode what is given, fuse any subset to a joint posterior, decode, generate."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from mmjsd.config import Fusion, ModelConfig, ObjectiveConfig, require
+from mmjsd.data import Modality
+from mmjsd.gaussian import Gaussian, choose, product, stack, standard_like
+from mmjsd.networks import NETWORKS, Width
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What one modality tells: q(c | x_j) and q(s_j | x_j)."""
+
+    content: Gaussian
+    style: Gaussian
+
+
+class MultimodalVae(nn.Module):
+    """A VAE of any number of modalities with shared content and, if wanted, their own subspaces.
+
+    Args:
+        modalities: in the order in which `objective.weights` names them.
+        config: sizes.
+        objective: decides how unimodal posteriors become a joint one: the weights of a mixture,
+            and whether the prior is an expert of the product (it is in mvae, where a product of
+            posteriors that were each trained with the prior needs it; not in mmjsd and mmvae).
+    """
+
+    def __init__(
+        self, modalities: Sequence[Modality], config: ModelConfig, objective: ObjectiveConfig
+    ) -> None:
+        super().__init__()
+        self.specs = tuple(modalities)
+        self.modalities = tuple(modality.name for modality in modalities)
+        self.config = config
+        self.objective = objective.resolved(self.specs)
+        self.style_dims = config.style_dims(self.modalities)
+        width = Width(config.width)
+        encoders, heads, decoders = {}, {}, {}
+        for name in self.modalities:
+            networks, latent = NETWORKS[name], config.content_dim + self.style_dims[name]
+            encoders[name] = networks.encoder(width)
+            heads[name] = nn.Linear(networks.num_features(width), 2 * latent)
+            decoders[name] = networks.decoder(latent, width)
+        self.encoders, self.heads = nn.ModuleDict(encoders), nn.ModuleDict(heads)
+        self.decoders = nn.ModuleDict(decoders)
+
+    def posteriors(self, x: Mapping[str, Tensor]) -> dict[str, Posterior]:
+        """Content and style of each given modality, in the model's order."""
+        result = {}
+        for name in self.modalities:
+            if name in x:
+                content, style = self.config.content_dim, self.style_dims[name]
+                head = self.heads[name](self.encoders[name](x[name])).float()
+                mu, logvar, style_mu, style_logvar = head.split([content, content, style, style], dim=-1)
+                result[name] = Posterior(Gaussian(mu, logvar), Gaussian(style_mu, style_logvar))
+        return result
+
+    def weights(
+        self,
+        given: Mapping[str, Posterior],
+        present: Mapping[str, Bool[Tensor, " batch"]] | None,
+        like: Tensor,
+        with_prior: bool = False,
+    ) -> Float[Tensor, "expert batch"]:
+        """Pi of the given modalities, and of the prior if wanted, renormalised over what each sample has.
+
+        If all that a sample has is of weight zero, its modalities share equally.
+
+        Args:
+            given: the modalities that are experts, in order.
+            present: which samples have a modality; one that is not named is there in all.
+            like: `[batch, latent]`, whose type, device and batch are taken.
+            with_prior: append the prior's weight.
+        """
+        assert self.objective.weights is not None
+        rows = []
+        for name in given:
+            weight = self.objective.weights[self.modalities.index(name)]
+            rows.append((self._present(name, present, like), weight))
+        here = torch.stack([row for row, _ in rows])
+        weights = torch.stack([row * weight for row, weight in rows])
+        weights = torch.where(weights.sum(0) > 0, weights, here)
+        if with_prior:
+            prior = torch.full_like(weights[:1], self.objective.weights[-1])
+            weights = torch.cat([weights, prior])
+        return weights / weights.sum(0)
+
+    def fuse(
+        self,
+        posteriors: Mapping[str, Posterior],
+        posterior: Fusion,
+        choice: Float[Tensor, " batch"] | None = None,
+        present: Mapping[str, Bool[Tensor, " batch"]] | None = None,
+    ) -> Gaussian:
+        """The joint content posterior of the given modalities' posteriors.
+
+        Args:
+            posteriors: from `posteriors`, at least one.
+            posterior: "product": with unit weights. "mixture": by pi, represented by one expert per
+                sample. In mvae the prior is a further expert of every product, and of each modality's
+                posterior that enters a mixture.
+            choice: uniform draws from [0, 1) that select a mixture's experts; one expert needs none.
+            present: which samples have a modality; one that is not named is there in all.
+        """
+        experts = [each.content for each in posteriors.values()]
+        prior = [standard_like(experts[0])] if self.objective.name == "mvae" else []
+        like = experts[0].mu
+        if posterior == "mixture" and len(experts) > 1:
+            assert choice is not None
+            if prior:
+                experts = [product(stack([expert, *prior]), like.new_ones(2)) for expert in experts]
+            return choose(stack(experts), self.weights(posteriors, present, like), choice)
+        rows = [self._present(name, present, like) for name in posteriors]
+        weights = torch.stack([*rows, *(torch.ones_like(rows[0]) for _ in prior)])
+        return product(stack([*experts, *prior]), weights) if len(weights) > 1 else experts[0]
+
+    def joint_posterior(
+        self, x: Mapping[str, Tensor], posterior: Fusion = "mixture", generator: torch.Generator | None = None
+    ) -> Gaussian:
+        """q(c | X_K) of any subset of modalities, as `fuse` defines it.
+
+        Raises:
+            ValueError: if no modality is given, or one that the model does not have.
+        """
+        self._check(x)
+        posteriors = self.posteriors(x)
+        batch = len(next(iter(x.values())))
+        return self.fuse(posteriors, posterior, self._uniform(batch, generator))
+
+    def decode(
+        self, content: Float[Tensor, "batch content"], style: Mapping[str, Float[Tensor, "batch style"]]
+    ) -> dict[str, Distribution]:
+        """p(x_j | c, s_j) of each modality whose style is given; its event is one whole image or text."""
+        return {name: NETWORKS[name].likelihood(self._location(name, content, style[name])) for name in style}
+
+    def means(self, content: Tensor, style: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The likelihoods' means: images in [0, 1], text as `[batch, length]` indices of the likeliest."""
+        return {name: NETWORKS[name].mean(self._location(name, content, style[name])) for name in style}
+
+    @torch.no_grad()
+    def generate(
+        self,
+        given: Mapping[str, Tensor] | None = None,
+        num_samples: int | None = None,
+        posterior: Fusion | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Samples of every modality: content from q(c | given), or the prior; styles from the prior.
+
+        Args:
+            given: any subset of modalities, `[batch, ...]` each; none: `num_samples` samples of the prior.
+            num_samples: number of unconditional samples; with `given`, its batch decides.
+            posterior: how several given modalities become one; none: the objective's fusion.
+            generator: of the model's device.
+
+        Returns:
+            Means of the likelihoods: images `[batch, channel, height, width]` in [0, 1], text
+            `[batch, length]` as character indices.
+        """
+        if given:
+            fusion = posterior or self.objective.fusion
+            assert fusion is not None
+            joint = self.joint_posterior(given, fusion, generator)
+            content = joint.sample(self._normal(len(joint.mu), self.config.content_dim, generator))
+        else:
+            require(num_samples is not None, "num_samples is needed where no modality is given")
+            content = self._normal(num_samples or 0, self.config.content_dim, generator)
+        style = {name: self._normal(len(content), size, generator) for name, size in self.style_dims.items()}
+        return self.means(content, style)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def _location(self, name: str, content: Tensor, style: Tensor) -> Tensor:
+        located: Tensor = self.decoders[name](torch.cat([content, style], dim=-1))
+        return located.float()
+
+    def _present(self, name: str, present: Mapping[str, Tensor] | None, like: Tensor) -> Tensor:
+        here = None if present is None else present.get(name)
+        return torch.ones_like(like[:, 0]) if here is None else here.to(like.dtype)
+
+    def _check(self, x: Mapping[str, Tensor]) -> None:
+        known = ", ".join(self.modalities)
+        require(len(x) > 0, f"no modality is given; give at least one of {known}")
+        for name in x:
+            require(name in self.modalities, f"unknown modality {name!r}; the model has {known}")
+
+    def _normal(self, batch: int, size: int, generator: torch.Generator | None) -> Tensor:
+        return torch.randn(batch, size, generator=generator, device=self.device)
+
+    def _uniform(self, batch: int, generator: torch.Generator | None) -> Tensor:
+        return torch.rand(batch, generator=generator, device=self.device)
+
+
+def save(model: MultimodalVae, folder: Path) -> None:
+    """Write parameters and description into `folder` as one safetensors file, which appears whole."""
+    description = {
+        "modalities": json.dumps([dataclasses.asdict(modality) for modality in model.specs]),
+        "model": json.dumps(dataclasses.asdict(model.config)),
+        "objective": json.dumps(dataclasses.asdict(model.objective)),
+    }
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
+    save_file(tensors, temporary, metadata=description)
+    os.replace(temporary, folder / WEIGHTS_FILE)
+
+
+def load(path: Path | str) -> MultimodalVae:
+    """The model in a trial's checkpoint folder, on the CPU, in eval mode. Reads no pickle.
+
+    Raises:
+        ValueError: if the folder holds no model, or one that cannot be read.
+    """
+    file = Path(path) / WEIGHTS_FILE
+    require(file.exists(), f"{path} holds no model: expected the file {WEIGHTS_FILE} in a checkpoint folder")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            description: dict[str, Any] = {key: json.loads(text) for key, text in opened.metadata().items()}
+        modalities = [
+            Modality(**{**each, "shape": tuple(each["shape"])}) for each in description["modalities"]
+        ]
+        objective = {**description["objective"], "weights": tuple(description["objective"]["weights"])}
+        model = MultimodalVae(modalities, ModelConfig(**description["model"]), ObjectiveConfig(**objective))
+        model.load_state_dict(load_file(file))
+    except (SafetensorError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged or of another version: {error}") from error
+    return model.eval()

@@ -1,0 +1,219 @@
+"""The multimodal bounds, as one family: a joint posterior, a content divergence, and what is added."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmjsd.gaussian import Gaussian, kl, product, stack, standard_like
+from mmjsd.model import MultimodalVae, Posterior
+
+
+def jensen_shannon(experts: Gaussian, weights: Float[Tensor, "expert *batch"]) -> Float[Tensor, " batch"]:
+    r"""Jensen-Shannon divergence of M + 1 experts around their geometric mean, in nats.
+
+        JS_π(q_1, …, q_{M+1}) = Σ_j π_j KL(q_j ‖ f),    f(z) ∝ Π_j q_j(z)^{π_j}
+
+    Sutter, Daunhawer & Vogt 2020 (https://arxiv.org/abs/2006.08242), Eq. 4 with the dynamic
+    prior f of Definition 3. Unlike the arithmetic-mean divergence it has a closed form, and no
+    upper bound: it grows without limit as the experts separate.
+
+    Args:
+        experts: the M content posteriors q(c | x_j), then the prior p(c), stacked on axis 0:
+            `[expert, batch, latent]`.
+        weights: π, one per expert (`[expert]`, or `[expert, batch]`), summing to one; the prior's
+            comes last. A weight of zero removes its expert.
+
+    Returns:
+        One value per sample; zero exactly where all experts of positive weight agree.
+    """
+    dynamic_prior = product(experts, weights)
+    return (weights.reshape(len(weights), -1) * kl(experts, dynamic_prior)).sum(0)
+
+
+def jensen_shannon_mixture(
+    experts: Gaussian,
+    weights: Float[Tensor, "expert *batch"],
+    num_samples: int,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " batch"]:
+    r"""Jensen-Shannon divergence of M + 1 experts around their arithmetic mean, in nats.
+
+        JS_π(q_1, …, q_{M+1}) = Σ_j π_j KL(q_j ‖ Σ_k π_k q_k)
+
+    Paper Eq. 4 with the mixture prior of Lemma 1. The KL divergences to a mixture have no closed
+    form: each is estimated from `num_samples` reparametrised draws of its expert, without bias.
+    No draw exceeds −log π_j, so the estimate never exceeds the entropy of π.
+
+    Args:
+        experts: `[expert, batch, latent]`, the prior last.
+        weights: π, `[expert]` or `[expert, batch]`, summing to one.
+        num_samples: draws per expert and sample.
+        generator: of the device of the experts; none: torch's own.
+
+    Returns:
+        One estimate per sample; exactly zero where all experts of positive weight agree.
+    """
+    shape = (num_samples, *experts.mu.shape)
+    noise = torch.randn(shape, generator=generator, dtype=experts.mu.dtype, device=experts.mu.device)
+    return _jensen_shannon_mixture(experts, weights, noise)
+
+
+def _jensen_shannon_mixture(
+    experts: Gaussian,
+    weights: Float[Tensor, "expert *batch"],
+    noise: Float[Tensor, "sample expert batch latent"],
+) -> Float[Tensor, " batch"]:
+    draws = experts.sample(noise)
+    # log q_k(z_j) for each draw of each expert j under each expert k: [sample, j, k, batch].
+    log_densities = experts.log_prob(draws[:, :, None])
+    own = torch.diagonal(log_densities, dim1=1, dim2=2).movedim(-1, 1)
+    log_weights = weights.log().reshape(len(weights), -1)
+    log_ratio = own - torch.logsumexp(log_weights + log_densities, dim=2)
+    return (weights.reshape(len(weights), -1) * log_ratio.mean(0)).sum(0)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All randomness of one evaluation of a bound, one row a sample, drawn before it is needed.
+
+    Drawn for the whole batch and cut by rows, it gives W workers the numbers that one would see.
+    """
+
+    content: Float[Tensor, "batch content"]
+    choice: Float[Tensor, " batch"]
+    style: Mapping[str, Float[Tensor, "batch style"]]
+    unimodal: Mapping[str, Float[Tensor, "batch content"]] = field(default_factory=dict)
+    prior: Float[Tensor, "batch sample expert content"] | None = None
+
+    def rows(self, rows: slice) -> "Draws":
+        """The draws of some of the batch's samples."""
+        return Draws(
+            content=self.content[rows],
+            choice=self.choice[rows],
+            style={name: noise[rows] for name, noise in self.style.items()},
+            unimodal={name: noise[rows] for name, noise in self.unimodal.items()},
+            prior=None if self.prior is None else self.prior[rows],
+        )
+
+
+def draw(model: MultimodalVae, batch: int, generator: torch.Generator) -> Draws:
+    """What one evaluation of the model's bound on `batch` samples needs, on the generator's device."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    objective, content = model.objective, model.config.content_dim
+    alone = model.modalities if objective.name == "mvae" else ()
+    mixture_prior = objective.name == "mmjsd" and objective.dynamic_prior == "mixture"
+    return Draws(
+        content=normal(batch, content),
+        choice=torch.rand(batch, generator=generator, device=generator.device),
+        style={name: normal(batch, size) for name, size in model.style_dims.items()},
+        unimodal={name: normal(batch, content) for name in alone},
+        prior=normal(batch, objective.prior_samples, len(model.modalities) + 1, content)
+        if mixture_prior
+        else None,
+    )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The parts of a bound in nats, one value per sample; zero for a modality that a sample lacks."""
+
+    loss: Float[Tensor, " batch"]
+    """The negative bound that training minimises, with all weights applied."""
+
+    reconstruction: Mapping[str, Float[Tensor, " batch"]]
+    """-log p(x_j | c, s_j), c from the joint posterior, without its weight."""
+
+    content_divergence: Float[Tensor, " batch"]
+    """Divergence of the content's posteriors, without beta."""
+
+    style_divergence: Mapping[str, Float[Tensor, " batch"]]
+    """KL(q(s_j | x_j) || N(0, I)), without beta."""
+
+
+def elbo(
+    model: MultimodalVae,
+    x: Mapping[str, Tensor],
+    draws: Draws,
+    present: Mapping[str, Bool[Tensor, " batch"]] | None = None,
+) -> Terms:
+    r"""The model's bound on one batch, each sample with the modalities that it has.
+
+        loss = Σ_j (λ_j (−log p(x_j | c, s_j)) + β β_s β_j KL(q(s_j | x_j) ‖ p(s_j))) + β β_c D
+
+    with c drawn from the joint posterior (`objective.fusion`) and s_j from q(s_j | x_j): paper
+    Eq. 10, and Eq. 5 where no modality has a subspace. The content's divergence D is
+
+        mmjsd   JS_π of the unimodal posteriors and the prior, around the dynamic prior (Eq. 4)
+        mmvae   Σ_j π_j KL(q(c | x_j) ‖ p(c)), π renormalised without the prior (Eq. 6)
+        mvae    KL(q(c | X) ‖ p(c)); the same bound of each modality alone is added (Wu & Goodman
+                2018, https://arxiv.org/abs/1802.05335, without their sampled subsets)
+
+    Args:
+        model: holds the resolved objective.
+        x: the modalities of the batch; one that no sample has is left out.
+        draws: from `draw`, one row a sample.
+        present: which samples have a modality; one that is not named is there in all. π is
+            renormalised over what a sample has and the prior. Every sample must have one.
+    """
+    objective = model.objective
+    assert objective.fusion
+    assert objective.reconstruction_weights
+    assert objective.style_weights
+    posteriors = model.posteriors(x)
+    joint = model.fuse(posteriors, objective.fusion, draws.choice, present)
+    content = joint.sample(draws.content)
+    divergence = _content_divergence(model, posteriors, joint, draws, present)
+    content_weight = objective.beta * objective.beta_content
+    style_weight = objective.beta * objective.beta_style
+
+    loss, reconstruction, style_divergence = content_weight * divergence, {}, {}
+    for name, own in posteriors.items():
+        style = {name: own.style.sample(draws.style[name])}
+        nll = -model.decode(content, style)[name].log_prob(x[name])
+        style_kl = kl(own.style, standard_like(own.style))
+        reconstruction_weight = objective.reconstruction_weights[name]
+        own_style_weight = style_weight * objective.style_weights[name]
+        own_loss = reconstruction_weight * nll + own_style_weight * style_kl
+        if objective.name == "mvae":
+            alone = model.fuse({name: own}, "product")
+            nll_alone = -model.decode(alone.sample(draws.unimodal[name]), style)[name].log_prob(x[name])
+            own_loss = own_loss + reconstruction_weight * nll_alone + own_style_weight * style_kl
+            own_loss = own_loss + content_weight * kl(alone, standard_like(alone))
+        here = None if present is None else present.get(name)
+        reconstruction[name] = _where(here, nll)
+        style_divergence[name] = _where(here, style_kl)
+        loss = loss + _where(here, own_loss)
+    return Terms(loss, reconstruction, divergence, style_divergence)
+
+
+def _content_divergence(
+    model: MultimodalVae,
+    posteriors: Mapping[str, Posterior],
+    joint: Gaussian,
+    draws: Draws,
+    present: Mapping[str, Bool[Tensor, " batch"]] | None,
+) -> Float[Tensor, " batch"]:
+    objective = model.objective
+    prior = standard_like(joint)
+    if objective.name == "mvae":
+        return kl(joint, prior)
+    unimodal = [posterior.content for posterior in posteriors.values()]
+    if objective.name == "mmvae":
+        weights = model.weights(posteriors, present, joint.mu)
+        return (weights * kl(stack(unimodal), prior)).sum(0)
+    experts = stack([*unimodal, prior])
+    weights = model.weights(posteriors, present, joint.mu, with_prior=True)
+    if draws.prior is None:
+        return jensen_shannon(experts, weights)
+    rows = [*(model.modalities.index(name) for name in posteriors), len(model.modalities)]
+    return _jensen_shannon_mixture(experts, weights, draws.prior[:, :, rows].movedim(0, 2))
+
+
+def _where(here: Bool[Tensor, " batch"] | None, values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    return values if here is None else torch.where(here, values, torch.zeros_like(values))

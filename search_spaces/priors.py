@@ -1,0 +1,11 @@
+"""Which weights pi of the modalities and the prior make the best dynamic prior?
+
+Run:    python study/run.py --space priors --trials 20 --out runs/priors
+Source: Definition 2 and Eq. 5 of https://arxiv.org/abs/2006.08242; the authors' settings hold all four
+        weights at 1/4.
+Cost:   see README
+"""
+
+from study.space import SearchSpace, Simplex
+
+SPACE = SearchSpace(domains={"objective.weights": Simplex(4)})

@@ -1,0 +1,116 @@
+"""What a study is doing, live on the terminal: done, running, best so far, time left."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from study import store
+from study.config import OBJECTIVE_METRIC
+from study.record import Trial
+
+
+class Display:
+    """A live view on standard error; silent when that is no terminal.
+
+    Args:
+        name: the study's.
+        num_trials: that are to be trained now.
+        epochs: of each trial.
+    """
+
+    def __init__(self, name: str, num_trials: int, epochs: int) -> None:
+        console = Console(stderr=True)
+        self._epochs, self._total = epochs, num_trials * epochs
+        self._started = time.monotonic()
+        self._epochs_done = 0
+        self._states: dict[str, int] = {}
+        self._best: tuple[float, str] | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._study = self._progress.add_task(f"[bold]{name}", total=num_trials, note="")
+        self._tasks: dict[str, TaskID] = {}
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=False)
+        self._shown = console.is_terminal
+
+    def __enter__(self) -> "Display":
+        if self._shown:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown:
+            self._live.stop()
+
+    def started(self, trial: Trial) -> None:
+        """A trial starts, or goes on after its process was replaced."""
+        name = trial.trial_id
+        if name not in self._tasks:
+            swept = ", ".join(
+                f"{path.split('.', 1)[1]} {_short(value)}" for path, value in trial.params.items()
+            )
+            text = f"  {swept or 'base config'}, replicate {trial.replicate + 1}"
+            self._tasks[name] = self._progress.add_task(text, total=self._epochs, note="starting")
+
+    def progressed(self, trial: Trial, epoch: int, value: float | None) -> None:
+        """A trial has ended an epoch; `value` is its objective as last measured."""
+        name = trial.trial_id
+        self._epochs_done += 1
+        note = "" if value is None else f"{OBJECTIVE_METRIC} {value:.3f}"
+        self._progress.update(self._tasks[name], completed=epoch, note=note)
+
+    def ended(self, trial: Trial) -> None:
+        """A trial has ended in whatever way; the tables know which."""
+        row = store.read_trial(trial.out, trial.trial_id)
+        state = row["state"] if row else "FAILED"
+        self._states[state] = self._states.get(state, 0) + 1
+        value = row["objective_value"] if row else None
+        if value is not None and (self._best is None or value > self._best[0]):
+            self._best = (value, ", ".join(f"{path} {_short(each)}" for path, each in trial.params.items()))
+        task = self._tasks.pop(trial.trial_id, None)
+        if task is not None:
+            self._progress.remove_task(task)
+        self._progress.update(self._study, completed=sum(self._states.values()))
+
+    def _render(self) -> Group:
+        table = Table.grid(padding=(0, 2))
+        states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(self._states.items()))
+        table.add_row("ended", states or "none yet")
+        if self._best is not None:
+            table.add_row(
+                "best", f"{OBJECTIVE_METRIC} {self._best[0]:.3f} on validation with {self._best[1]}"
+            )
+        table.add_row("time", f"{_duration(time.monotonic() - self._started)} so far, {self._left()}")
+        return Group(self._progress, table, Text(""))
+
+    def _left(self) -> str:
+        if self._epochs_done < 1:
+            return "time left not known yet"
+        rate = (time.monotonic() - self._started) / self._epochs_done
+        return f"about {_duration(rate * max(0, self._total - self._epochs_done))} left"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (tuple, list)):
+        return " ".join(f"{each:.2f}" for each in value)
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,207 @@
+"""What a study's folder says about it: study.json, what was asked, and manifest.json, what carried it out."""
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mmjsd.config import require
+from study.config import OBJECTIVE_METRIC, Study
+from study.space import Question
+
+_PACKAGES = ("ray", "torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "pyarrow", "pydantic")
+"""Those whose version may change a number."""
+
+_SAME = ("space", "sampler", "seed")
+"""What a study keeps for life, besides its fields and domains."""
+
+_GROWS = ("trials", "replicates")
+"""What may grow when a study is resumed."""
+
+
+def study_values(study: Study, question: Question, command: Sequence[str]) -> dict[str, Any]:
+    """The content of study.json."""
+    return {
+        "study": study.name,
+        "space": study.space_name,
+        "question": question.title,
+        "description": question.description,
+        "command": list(command),
+        "preset": study.preset,
+        "sampler": study.sampler,
+        "trials": study.trials,
+        "replicates": study.replicates,
+        "seed": study.seed,
+        "objective_metric": OBJECTIVE_METRIC,
+        "base": study.base.resolved().to_dict(),
+        "domains": {path: domain.to_json() for path, domain in study.space.domains.items()},
+        "workers": study.workers,
+        "gpus_per_worker": study.gpus_per_worker,
+        "started_at": _now(),
+    }
+
+
+def stored_values(out: Path, resume: bool) -> dict[str, Any] | None:
+    """The study.json of the folder that is to be resumed; none where a study starts.
+
+    Raises:
+        ValueError: if a study is to start in a folder that is taken, or there is none to resume.
+    """
+    file = out / "study.json"
+    require(out.is_dir() or not out.exists(), f"{out} is a file; choose a folder for --out")
+    if not resume:
+        advice = "add --resume to go on with it, or choose another --out"
+        require(not file.exists(), f"{out} already holds a study; {advice}")
+        taken = out.is_dir() and any(out.iterdir())
+        require(not taken, f"{out} is not empty and holds no study; choose another --out")
+        return None
+    require(file.is_file(), f"nothing to resume: there is no {file}; leave out --resume to start a study")
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{file} is damaged: it is no JSON; choose another --out") from None
+    missing = [name for name in (*_SAME, *_GROWS, "preset", "base", "domains") if name not in values]
+    require(not missing, f"{file} is damaged: it lacks {', '.join(missing)}; choose another --out")
+    return values
+
+
+def refuse_changed(stored: Mapping[str, Any], values: Mapping[str, Any], out: Path) -> None:
+    """Raise ValueError, naming the first difference, unless `values` go on with the stored study."""
+    before, after = _comparable(stored), _comparable(json.loads(json.dumps(values)))
+    for name in {**before, **after}:
+        old, new = before.get(name, "fixed"), after.get(name, "fixed")
+        advice = "resume with the same settings, or choose another --out"
+        require(old == new, f"the study in {out} has {name} {old!r}, not {new!r}; {advice}")
+    for name in _GROWS:
+        old, new = stored[name], values[name]
+        require(old <= new, f"the study in {out} has {old} {name}, which can grow but not shrink to {new}")
+
+
+def write_start(study: Study, values: Mapping[str, Any], data_digest: str) -> None:
+    """Write both files of a study that starts; study.json, which makes the folder a study, last."""
+    data = {"name": study.base.data.name, "digest": data_digest}
+    manifest = {
+        "commit": study.commit,
+        "dirty": study.dirty,
+        "diff": _git("diff", "HEAD") if study.dirty else "",
+        "versions": json.loads(study.versions),
+        "python": platform.python_version(),
+        "hardware": _hardware(),
+        "host": socket.gethostname(),
+        "command": values["command"],
+        "started_at": values["started_at"],
+        "data": data,
+        "resumed": [],
+    }
+    _write(study.out / "manifest.json", manifest)
+    _write(study.out / "study.json", values)
+
+
+def write_resumed(
+    study: Study, stored: Mapping[str, Any], values: Mapping[str, Any], data_digest: str
+) -> None:
+    """Note in manifest.json that a study goes on, and in study.json if it has grown.
+
+    Raises:
+        ValueError: if the data are not those with which it started.
+    """
+    file = study.out / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    old = manifest["data"]["digest"]
+    require(
+        old == data_digest,
+        f"the study in {study.out} was started on other data (digest {old[:12]}, now {data_digest[:12]}); "
+        "bring those back, or choose another --out",
+    )
+    session = {"started_at": values["started_at"], "commit": study.commit, "command": values["command"]}
+    _write(file, {**manifest, "resumed": [*manifest["resumed"], session]})
+    budget = {name: values[name] for name in _GROWS}
+    if any(stored[name] != budget[name] for name in budget):
+        _write(study.out / "study.json", {**stored, **budget})
+
+
+def commit() -> tuple[str, bool]:
+    """The project's git commit, and whether files differ from it; "" and False without git."""
+    head = _git("rev-parse", "HEAD").strip()
+    return head, bool(head and _git("status", "--porcelain"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that may change a number."""
+    return {package: metadata.version(package) for package in _PACKAGES}
+
+
+def gpus() -> list[str]:
+    """Names of this machine's NVIDIA GPUs, without starting CUDA."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return []
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    if names or shutil.which("nvidia-smi") is None:
+        return names
+    listed = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return listed.stdout.strip().splitlines() if listed.returncode == 0 else []
+
+
+def _hardware() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpus": gpus(),
+    }
+
+
+def _git(*arguments: str) -> str:
+    """What git says about the project; "" where git or the project's repository is missing."""
+    project = Path(__file__).resolve().parents[1]
+    if not (project / ".git").exists() or shutil.which("git") is None:
+        return ""
+    done = subprocess.run(
+        ["git", "-C", str(project), *arguments], capture_output=True, text=True, errors="replace", check=False
+    )
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two studies the same, by the names that a user gave."""
+    fields = {
+        f"{section}.{name}": value
+        for section, leaves in values["base"].items()
+        if isinstance(leaves, dict)
+        for name, value in leaves.items()
+    }
+    del fields["data.dir"]
+    domains = {}
+    for path, domain in values["domains"].items():
+        parameters = (f"{name}={value}" for name, value in domain.items() if name != "type")
+        domains[f"the domain of {path}"] = f"{domain['type']}({', '.join(parameters)})"
+    return {"space": values["space"], **domains, **fields, **{name: values[name] for name in _SAME}}
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON that appears whole or not at all."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

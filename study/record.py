@@ -1,0 +1,260 @@
+"""Runs one trial and keeps everything it shows: Parquet, checkpoints, TensorBoard, sample grid."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from mmjsd.batches import Workers
+from mmjsd.metrics import Score
+from mmjsd.train import DivergedError, latest_checkpoint, read_notes
+from study import store
+from study.config import OBJECTIVE_METRIC, TrialConfig, trial_id
+from study.trial import Measurement, run_trial
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a study, as it travels to the process that runs it."""
+
+    study: str
+    space: str
+    out: Path
+    config: TrialConfig
+    params: Mapping[str, Any]
+    """The swept fields' values, by dotted path."""
+
+    replicate: int
+    workers: int
+    commit: str
+    dirty: bool
+    versions: str
+
+    @property
+    def config_hash(self) -> str:
+        """Of the config without its seed."""
+        return self.config.config_hash()
+
+    @property
+    def trial_id(self) -> str:
+        """Config hash and replicate."""
+        return trial_id(self.config_hash, self.replicate)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of this trial's checkpoints."""
+        return self.out / "checkpoints" / self.trial_id
+
+
+def record(trial: Trial, device: torch.device | str, report: Callable[[dict[str, Any]], None]) -> str:
+    """Run a trial from its last checkpoint to its end; its state as the tables write it.
+
+    Each epoch's numbers are safe before its checkpoint is, and the trial's row is written last: a
+    process killed anywhere repeats at most the epoch it was in. Divergence, and whatever else a
+    trial alone in its process raises, becomes its state with the reason, so that one bad config
+    does not stop a study. Among several workers an error may be another's death: it is raised.
+
+    Args:
+        trial: what to train.
+        device: where.
+        report: called after each epoch with "epoch", "epochs" and, where evaluated, the objective.
+    """
+    recorder = _Recorder(trial, device)
+    state, error = "COMPLETE", ""
+    try:
+        for measurement in run_trial(trial.config, recorder.resume, device):
+            recorder.keep(measurement)
+            report(
+                {
+                    "trial_id": trial.trial_id,
+                    "epoch": measurement.epoch,
+                    "epochs": trial.config.training.epochs,
+                    OBJECTIVE_METRIC: recorder.objective,
+                }
+            )
+    except DivergedError as diverged:
+        state, error = "DIVERGED", str(diverged)
+    except Exception:
+        if trial.workers > 1:
+            raise
+        state, error = "FAILED", traceback.format_exc(limit=-8)
+    recorder.close(state, error)
+    return state
+
+
+class _Recorder:
+    """The files of one trial; under several workers only the first writes."""
+
+    def __init__(self, trial: Trial, device: torch.device | str) -> None:
+        self.trial, self.device = trial, torch.device(device)
+        self.leads = Workers.current().rank == 0
+        self.resume = latest_checkpoint(trial.checkpoints)
+        notes = read_notes(self.resume) if self.resume else {}
+        self.epoch = int(notes.get("epoch", 0))
+        self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
+        self.earlier_s = notes.get("wall_s", 0.0)
+        self.first_started_at = notes.get("started_at", time.time())
+        self.started = time.perf_counter()
+        rows = store.read_measurements(trial.out, trial.trial_id) if self.leads else []
+        self.rows = [row for row in rows if row["epoch"] <= self.epoch]
+        self.objective: float | None = None
+        self.board: SummaryWriter | None = None
+        if self.leads:
+            folder = trial.out / "tensorboard" / trial.trial_id
+            self.board = SummaryWriter(str(folder), purge_step=self.epoch + 1)
+            self._restore_objective()
+
+    def keep(self, measurement: Measurement) -> None:
+        """Make one epoch's numbers safe, then its checkpoint."""
+        self.epoch = measurement.epoch
+        self.train_s += measurement.wall_s
+        self.num_samples += measurement.num_samples
+        self.objective = measurement.objective if measurement.objective is not None else self.objective
+        if not self.leads:
+            return
+        for split, scores in measurement.scores.items():
+            self.rows += [self._row(split, score) for score in scores]
+        store.write_measurements(self.trial.out, self.trial.trial_id, self.rows)
+        self._draw(measurement)
+        notes = {
+            "epoch": self.epoch,
+            "train_s": self.train_s,
+            "num_samples": self.num_samples,
+            "wall_s": self.wall_s,
+            "started_at": self.first_started_at,
+        }
+        measurement.save(self.trial.checkpoints, notes)
+
+    def close(self, state: str, error: str) -> None:
+        """Write the trial's row; a failed trial starts anew when it is tried again."""
+        if not self.leads:
+            return
+        assert self.board is not None
+        self.board.close()
+        row = {
+            **_identity(self.trial),
+            "state": state,
+            "error": error,
+            "epochs": self.epoch,
+            "started_at": datetime.fromtimestamp(self.first_started_at, UTC),
+            "finished_at": datetime.now(UTC),
+            "wall_s": self.wall_s,
+            "device_s": self.wall_s * self.trial.workers,
+            "samples_per_s": self.num_samples / self.train_s if self.train_s else None,
+            "peak_memory_gib": self._peak_memory_gib(),
+            "device": _device_name(self.device),
+            "host": socket.gethostname(),
+            "objective_value": self.objective if state == "COMPLETE" else None,
+        }
+        store.write_trial(self.trial.out, row, self.trial.params)
+        if state == "FAILED":
+            shutil.rmtree(self.trial.checkpoints, ignore_errors=True)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that the trial has taken, over all its processes."""
+        return self.earlier_s + time.perf_counter() - self.started
+
+    def _row(self, split: str, score: Score) -> dict[str, Any]:
+        identity = _identity(self.trial)
+        keys = ("study", "trial_id", "config_hash", "replicate")
+        return {
+            **{key: identity[key] for key in keys},
+            "epoch": self.epoch,
+            "split": split,
+            "metric": score.metric,
+            "posterior": score.posterior,
+            "given": score.given,
+            "target": score.target,
+            "value": score.value,
+            "standard_error": score.standard_error,
+            "num_samples": score.num_samples,
+        }
+
+    def _draw(self, measurement: Measurement) -> None:
+        assert self.board is not None
+        first_step = (measurement.epoch - 1) * len(measurement.losses)
+        for step, loss in enumerate(measurement.losses.tolist()):
+            self.board.add_scalar("loss/step", loss, first_step + step)
+        for split, scores in measurement.scores.items():
+            for score in scores:
+                parts = (split, score.metric, score.posterior, score.given, score.target)
+                self.board.add_scalar(
+                    "/".join(part for part in parts if part), score.value, measurement.epoch
+                )
+        if "test" in measurement.scores:
+            grid = measurement.draw()
+            self.board.add_image("samples", grid, measurement.epoch, dataformats="HWC")
+            file = self.trial.out / "samples" / f"{self.trial.trial_id}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f".{file.name}.{os.getpid()}")
+            Image.fromarray(grid).save(temporary, format="PNG", optimize=True)
+            os.replace(temporary, file)
+
+    def _restore_objective(self) -> None:
+        for row in self.rows:
+            if (row["split"], row["metric"], row["posterior"]) == ("validation", OBJECTIVE_METRIC, "product"):
+                self.objective = row["value"]
+
+    def _peak_memory_gib(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def record_failure(trial: Trial, error: str) -> None:
+    """The row of a trial whose process vanished before it could write one."""
+    now = datetime.now(UTC)
+    row = {
+        **_identity(trial),
+        "state": "FAILED",
+        "error": error,
+        "epochs": 0,
+        "started_at": now,
+        "finished_at": now,
+        "wall_s": 0.0,
+        "device_s": 0.0,
+        "samples_per_s": None,
+        "peak_memory_gib": None,
+        "device": "",
+        "host": "",
+        "objective_value": None,
+    }
+    store.write_trial(trial.out, row, trial.params)
+
+
+def _identity(trial: Trial) -> dict[str, Any]:
+    return {
+        "study": trial.study,
+        "space": trial.space,
+        "trial_id": trial.trial_id,
+        "config_hash": trial.config_hash,
+        "replicate": trial.replicate,
+        "seed": trial.config.seed,
+        "workers": trial.workers,
+        "commit": trial.commit,
+        "dirty": trial.dirty,
+        "versions": trial.versions,
+        "objective_metric": OBJECTIVE_METRIC,
+        "config": json.dumps(trial.config.resolved().to_dict(), sort_keys=True),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu x {torch.get_num_threads()} threads"

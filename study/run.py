@@ -1,0 +1,300 @@
+"""The command line of studies: python study/run.py --space subspaces, and --help for everything else."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # study/ itself would come first, and its config.py hide other modules' names
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from mmjsd import data as datasets
+from mmjsd.config import require
+from study import manifest
+from study.config import PRESETS, ClusterError, Preset, Sampler, Study, StudyConfig, TrialConfig
+from study.options import asks_for_help, parse, parse_study
+from study.space import Question, SearchSpace, list_questions, load_question
+
+SPACES = Path(__file__).resolve().parents[1] / "search_spaces"
+
+_log = logging.getLogger("study.run")
+
+_HELP = """Train the configs of a search space, several times each, and keep every number.
+
+Any field of a trial can be set; one that the space would vary is then fixed.
+
+In the names of options, - and _ are the same.
+
+Exit codes: 0 done, 1 some trials failed, 2 refused, 130 interrupted.
+
+Spaces:"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for, before it is checked against this machine and the folder."""
+
+    options: StudyConfig
+    preset: Preset
+    out: Path
+    question: Question
+    space: SearchSpace
+    """The question's, without the fields that the command line has fixed."""
+
+    base: TrialConfig
+    stored: Mapping[str, Any] | None
+    """The study.json of the study that is resumed."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out a command line; the exit code: 0 done, 1 unfinished, 2 refused, 130 interrupted."""
+    try:
+        request = read_command_line(argv)
+        study = plan(request)
+        values = manifest.study_values(study, request.question, ["study/run.py", *argv])
+        if request.stored is not None:
+            manifest.refuse_changed(request.stored, values, study.out)
+        if request.options.dry_run:
+            sys.stdout.write(describe(study, request.question))
+            return 0
+        _open_folder(study, values, request.stored)
+    except ValueError as refused:
+        return _refuse(refused)
+    except KeyboardInterrupt:
+        return _note_interruption()
+    return _run(study)
+
+
+def read_command_line(argv: Sequence[str]) -> Request:
+    """Settle each field: the defaults, then the preset, then the space's base, then the command line.
+
+    The options are parsed twice: what the first pass finds, space, preset and data set, decides the
+    defaults that the second one fills in, and shows as help.
+
+    Raises:
+        ValueError: with one sentence, for anything that cannot be.
+    """
+    early = parse_study(argv)
+    question = _question(early.space, argv)
+    out = (early.out or Path("runs", question.name)).expanduser().absolute()
+    stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume)
+    preset = early.preset or (stored["preset"] if stored else _default_preset(early))
+    fields = {**PRESETS[preset], **question.space.base}
+    fields["data.name"] = early.dataset or fields["data.name"]
+    data_set = TrialConfig().with_fields({"data.name": fields["data.name"]})
+    kept = ("trials", "replicates", "sampler", "seed")
+    defaults = StudyConfig(
+        preset=preset, out=Path("runs", question.name), **{name: stored[name] for name in kept if stored}
+    )
+    spaces = "".join(f"\n- {name}: {title}" for name, title in list_questions(SPACES).items())
+    options, given = parse(argv, defaults, data_set.with_fields(fields), _HELP + spaces)
+    for path, value in given.items():
+        whole = next((each for each in question.space.domains if path.startswith(f"{each}.")), None)
+        require(whole is None, f"--{path} is part of {whole}, which the space varies; fix it with --{whole}")
+        if path in question.space.domains:
+            _log.info("%s is fixed at %s: the space no longer varies it", path, _shown(value))
+    base = data_set.with_fields({**fields, **given})
+    if base.data.dir is not None:  # trials run in folders of their own
+        base = base.with_fields({"data.dir": base.data.dir.expanduser().absolute()})
+    return Request(
+        options=options,
+        preset=preset,
+        out=out,
+        question=question,
+        space=question.space.without(tuple(given)),
+        base=base,
+        stored=stored,
+    )
+
+
+def plan(request: Request) -> Study:
+    """The study that was asked for, if it can be carried out here.
+
+    Raises:
+        ValueError: with one sentence, if not.
+    """
+    options, space, base = request.options, request.space, request.base
+    space.check(base)
+    sampler, trials = _budget(options, space)
+    if sampler == "grid":
+        for params in space.grid()[:trials]:
+            space.decode(params, base)
+
+    gpus = manifest.gpus()
+    gpus_per_worker = options.gpus_per_worker
+    if gpus_per_worker is None:
+        gpus_per_worker = 1.0 if gpus or options.address else 0.0
+    _check_machine(options, gpus_per_worker, len(gpus))
+    batches = space.domains.get("training.batch_size")
+    for batch_size in batches.grid(2) if batches else [base.training.batch_size]:
+        require(
+            batch_size % options.workers == 0,
+            f"training.batch_size {batch_size} does not split evenly over {options.workers} workers",
+        )
+    datasets.check(base.data.name, base.data.dir)
+
+    commit, dirty = manifest.commit()
+    return Study(
+        name=request.out.name,
+        space_name=request.question.name,
+        space=space,
+        base=base,
+        preset=request.preset,
+        sampler=sampler,
+        trials=trials,
+        replicates=options.replicates,
+        seed=options.seed,
+        workers=options.workers,
+        gpus_per_worker=gpus_per_worker,
+        max_concurrent=options.max_concurrent,
+        address=options.address,
+        out=request.out,
+        commit=commit,
+        dirty=dirty,
+        versions=json.dumps(manifest.versions()),
+    )
+
+
+def describe(study: Study, question: Question) -> str:
+    """What a dry run prints: the size of the study, then its configs, or its domains if they are drawn."""
+    varied = study.space.domains
+    count = f"{_count(study.trials, 'config')} x {_count(study.replicates, 'replicate')}"
+    facts: dict[str, Any] = {"sampler": study.sampler, "seed": study.seed}
+    facts |= {path: attrgetter(path)(study.base) for path in _SIZES if path not in varied}
+    facts |= {"workers": study.workers, "GPUs per worker": study.gpus_per_worker, "folder": study.out}
+    lines = [f"{study.name}: {question.title}", f"{count} = {study.trials * study.replicates} trials", ""]
+    lines += [f"{name:<{max(map(len, facts))}}  {_shown(value)}" for name, value in facts.items()]
+    if varied:
+        lines.append("")
+    if study.sampler != "grid":
+        lines += [f"{path}  {domain}" for path, domain in varied.items()]
+    elif varied:
+        rows = [[_shown(value) for value in params.values()] for params in study.space.grid()]
+        columns = list(zip(varied, *rows[: study.trials], strict=True))
+        widths = [max(map(len, column)) for column in columns]
+        for row in zip(*columns, strict=True):
+            lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    return "\n".join(lines) + "\n"
+
+
+_SIZES = (
+    "data.name",
+    "data.samples_per_epoch",
+    "training.epochs",
+    "training.batch_size",
+    "evaluation.every",
+    "evaluation.num_samples",
+)
+"""Fields that decide how long a trial takes."""
+
+
+def _shown(value: Any) -> str:
+    """A field's value as the command line takes it."""
+    if isinstance(value, (tuple, list)):
+        return " ".join(_shown(each) for each in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
+    """Prepare the data and write what the study is, so that Ray starts with nothing left to refuse."""
+    try:
+        study.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {study.out}: {error.strerror}") from None
+    data = datasets.load(study.base.data.name, study.base.data.dir, _log.info)
+    if stored is None:
+        manifest.write_start(study, values, data.digest)
+    else:
+        manifest.write_resumed(study, stored, values, data.digest)
+
+
+def _run(study: Study) -> int:
+    try:
+        # Here, because torch and ray take seconds to import.
+        from mmjsd.classifiers import load_classifiers
+        from study.tuner import run_study
+
+        load_classifiers(datasets.load(study.base.data.name, study.base.data.dir), progress=_log.info)
+        outcome = run_study(study)
+    except (ClusterError, ConnectionError) as refused:
+        return _refuse(refused)
+    except KeyboardInterrupt:
+        return _note_interruption()
+    if outcome.interrupted:
+        return _note_interruption()
+    _log.info(
+        "%d trials complete, %d diverged, %d failed", outcome.complete, outcome.diverged, outcome.failed
+    )
+    _log.info("results: %s", study.out / "results")
+    _log.info("report:  python analysis/report.py %s", study.out)
+    if outcome.failed:
+        _log.info("the same command with --resume tries the failed ones again")
+    return 1 if outcome.failed else 0
+
+
+def _refuse(refused: Exception) -> int:
+    sentence = " ".join(str(refused).split())
+    sys.stderr.write(f"error: {sentence}\n")
+    return 2
+
+
+def _note_interruption() -> int:
+    sys.stderr.write("interrupted; the same command with --resume goes on\n")
+    return 130
+
+
+def _question(name: str | None, argv: Sequence[str]) -> Question:
+    if name is None and asks_for_help(argv):
+        return Question(name="SPACE", title="", description="", space=SearchSpace({}))
+    known = ", ".join(list_questions(SPACES))
+    require(name is not None, f"--space is missing; choose one of {known}, or give a file")
+    return load_question(str(name), SPACES)
+
+
+def _default_preset(options: StudyConfig) -> Preset:
+    gpus = manifest.gpus()
+    preset: Preset = "paper" if gpus or options.address else "laptop"
+    reason = "--address names a cluster" if options.address else f"{len(gpus) or 'no'} GPU found"
+    _log.info("preset %s (%s)", preset, reason)
+    return preset
+
+
+def _budget(options: StudyConfig, space: SearchSpace) -> tuple[Sampler, int]:
+    """The sampler and how many configs it proposes."""
+    is_finite = all(domain.is_finite for domain in space.domains.values())
+    sampler = options.sampler if options.sampler and space.domains else "grid" if is_finite else "tpe"
+    if sampler != "grid":
+        return sampler, options.trials or 20
+    size = len(space.grid())
+    if options.trials is not None and options.trials > size:
+        _log.info("--trials %d is cut to the grid's %s", options.trials, _count(size, "config"))
+    return sampler, min(options.trials or size, size)
+
+
+def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) -> None:
+    """Refuse workers for which this machine has no room; what a cluster has shows when it is joined."""
+    if options.address:
+        return
+    workers, cores = options.workers, os.cpu_count() or 1
+    advice = "take fewer, or join a cluster with --address"
+    cpus, gpus = _count(cores, "CPU"), _count(num_gpus, "GPU")
+    need = _count(workers * gpus_per_worker, "GPU")
+    require(workers <= cores, f"--workers {workers} is more than this machine's {cpus}; {advice}")
+    has_room = workers * gpus_per_worker <= num_gpus
+    require(has_room, f"the workers need {need}, this machine has {gpus}; {advice}")
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")
+
+
+if __name__ == "__main__":
+    notes = logging.getLogger("study")
+    notes.addHandler(logging.StreamHandler(sys.stdout))
+    notes.setLevel(logging.INFO)
+    sys.exit(main(sys.argv[1:]))

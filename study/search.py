@@ -1,0 +1,153 @@
+"""Which config and replicate comes next: Optuna proposes, the tables remember. Knows no Ray."""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from study import store
+from study.config import Study, TrialConfig, trial_id
+from study.record import Trial
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Config:
+    """One config of the study: the Optuna trials that proposed it, and how far its replicates are."""
+
+    params: dict[str, Any]
+    config: TrialConfig
+    numbers: list[int] = field(default_factory=list)
+    values: dict[int, float | None] = field(default_factory=dict)
+    """By replicate that has ended; none where it diverged or failed."""
+
+
+class Search:
+    """Serves the trials of a study one by one and tells the sampler what became of each config.
+
+    An Optuna trial is a config; its value is the mean over the config's replicates. What the
+    tables hold as complete or diverged is never served again, so a study that was killed goes on,
+    and one whose budget was raised is extended, in the same way: by serving what is missing.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = JournalStorage(JournalFileBackend(str(study.out / "optuna.journal")))
+        self._optuna = optuna.create_study(
+            storage=storage, study_name=study.name, direction="maximize", load_if_exists=True
+        )
+        self._grid = study.space.grid() if study.sampler == "grid" else []
+        ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
+        self._ended = {row["trial_id"]: row for row in ended if row["state"] != "FAILED"}
+        self._configs: dict[str, _Config] = {}
+        self._queue: deque[Trial] = deque()
+        self._num_proposed = self._num_running = 0
+        for trial in self._optuna.get_trials(deepcopy=False):
+            self._adopt(trial.number, json.loads(trial.user_attrs["params"]) if trial.user_attrs else None)
+
+    def next(self) -> Trial | None:
+        """A trial that has yet to be trained; none when the study has all its trials."""
+        while not self._queue:
+            if self._num_proposed >= self.study.trials:
+                return None
+            self._propose()
+        trial = self._queue.popleft()
+        store.forget_trial(trial.out, trial.trial_id)
+        self._num_running += 1
+        return trial
+
+    @property
+    def num_missing(self) -> int:
+        """Trials that have yet to end, with those that the sampler has yet to propose."""
+        unproposed = max(0, self.study.trials - self._num_proposed) * self.study.replicates
+        return self._num_running + len(self._queue) + unproposed
+
+    def ended(self, trial: Trial, value: float | None) -> None:
+        """Take note of a trial's value: none if it diverged or failed."""
+        self._num_running -= 1
+        config = self._configs[trial.config_hash]
+        config.values[trial.replicate] = value if value is not None and isfinite(value) else None
+        if len(config.values) == self.study.replicates:
+            for number in config.numbers:
+                self._tell(number, config)
+
+    def _propose(self) -> None:
+        """Ask for a new config; the sampler's randomness depends on study seed and position alone."""
+        sampler = _sampler(self.study.sampler, self.study.seed, self._num_proposed)
+        if self._grid:
+            point = self.study.space.encode(self._grid[self._num_proposed])
+            sampler = optuna.samplers.PartialFixedSampler(point, sampler)
+        self._optuna.sampler = sampler
+        trial = self._optuna.ask()
+        params = self.study.space.suggest(trial)
+        trial.set_user_attr("params", json.dumps(params))
+        self._adopt(trial.number, params)
+
+    def _adopt(self, number: int, params: Mapping[str, Any] | None) -> None:
+        """Queue what is missing of a config that the sampler proposed, now or before a restart."""
+        if params is None:  # killed between asking and noting the answer
+            self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            return
+        self._num_proposed += 1
+        try:
+            base = self.study.space.decode(params, self.study.base)
+        except ValueError as refused:
+            _log.warning("config %d of the sampler is refused: %s", number, refused)
+            self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            return
+        key = base.config_hash()
+        known = key in self._configs
+        config = self._configs.setdefault(key, _Config(dict(params), base))
+        config.numbers.append(number)
+        for replicate in range(self.study.replicates if not known else 0):
+            row = self._ended.get(trial_id(key, replicate))
+            if row is None:
+                self._queue.append(self._trial(config, replicate))
+            else:
+                config.values[replicate] = row["objective_value"]
+        if len(config.values) == self.study.replicates:
+            self._tell(number, config)
+
+    def _tell(self, number: int, config: _Config) -> None:
+        values = [value for value in config.values.values() if value is not None]
+        if len(values) == len(config.values):
+            self._optuna.tell(number, sum(values) / len(values), skip_if_finished=True)
+        else:
+            self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _trial(self, config: _Config, replicate: int) -> Trial:
+        study = self.study
+        return Trial(
+            study=study.name,
+            space=study.space_name,
+            out=study.out,
+            config=config.config.for_replicate(study.seed, replicate),
+            params=config.params,
+            replicate=replicate,
+            workers=study.workers,
+            commit=study.commit,
+            dirty=study.dirty,
+            versions=study.versions,
+        )
+
+
+def _sampler(name: str, study_seed: int, position: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler, seeded anew for each config, so that a resumed study proposes the same."""
+    digest = hashlib.sha256(f"{study_seed}/{position}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    if name == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    return optuna.samplers.RandomSampler(seed=seed)

@@ -1,0 +1,132 @@
+"""One trial as a plain generator: data, model and classifiers from a config, then epochs with scores."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mmjsd import data as datasets
+from mmjsd.batches import Pairs
+from mmjsd.classifiers import Classifier, load_classifiers
+from mmjsd.figures import sample_grid
+from mmjsd.metrics import Score, classifier_scores, evaluate
+from mmjsd.model import MultimodalVae
+from mmjsd.train import DivergedError, TrainingState, fit, load_checkpoint, save_checkpoint
+from study.config import OBJECTIVE_METRIC, TrialConfig
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one epoch has shown, and the means to go on after it."""
+
+    epoch: int
+    scores: Mapping[str, list[Score]]
+    """By split; validation where the epoch was evaluated, test after the last."""
+
+    losses: Tensor
+    """Of each step, nats per sample."""
+
+    wall_s: float
+    """Training alone, without evaluation."""
+
+    num_samples: int
+    save: Callable[[Path, Mapping[str, float]], Path]
+    """Writes this epoch's checkpoint into a folder, with notes of the caller's."""
+
+    draw: Callable[[], npt.NDArray[np.uint8]]
+    """The sample grid, `[height, width, 3]`."""
+
+    @property
+    def objective(self) -> float | None:
+        """The value that the study maximises; none where the epoch was not evaluated."""
+        values = [
+            score.value
+            for score in self.scores.get("validation", [])
+            if (score.metric, score.posterior) == (OBJECTIVE_METRIC, "product")
+        ]
+        return values[0] if values else None
+
+
+@dataclass(frozen=True)
+class _Material:
+    data: datasets.Data
+    splits: Mapping[str, Pairs]
+    classifiers: Mapping[str, Classifier]
+
+
+def run_trial(
+    config: TrialConfig, resume: Path | None = None, device: torch.device | str = "cpu"
+) -> Iterator[Measurement]:
+    """Train and evaluate one config with its seed, one measurement an epoch.
+
+    Knows no Ray; under torch.distributed it is one of several workers. Resumed from a checkpoint it
+    yields the epochs that are left, with the numbers that they would have had.
+
+    Args:
+        config: with its seed set.
+        resume: a checkpoint folder that `Measurement.save` returned; none: from the start.
+        device: where to train.
+
+    Raises:
+        DivergedError: when the loss or a metric is not finite.
+        ValueError: for a damaged checkpoint.
+    """
+    material = _material(config.data.name, config.data.dir, str(device))
+    train = Pairs(material.data.splits["train"], device, config.data.missing)
+    state: TrainingState | None = None
+    if resume is not None:
+        model, state = load_checkpoint(resume)
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            specs = datasets.DATASETS[config.data.name].modalities
+            model = MultimodalVae(specs, config.model, config.objective)
+    model = model.to(device)
+    last = config.training.epochs
+    for epoch in fit(model, train, config.data.samples_per_epoch, config.training, config.seed, state):
+        scores = {"train": [Score("loss", epoch.loss, None, epoch.num_samples)]}
+        splits = {"validation"} if epoch.number % config.evaluation.every == 0 else set()
+        for split in sorted({"validation", "test"} if epoch.number == last else splits):
+            scores[split] = _scores(model, material, split, config)
+        if "test" in scores:
+            scores["test"] += classifier_scores(material.classifiers)
+        yield Measurement(
+            epoch=epoch.number,
+            scores=scores,
+            losses=epoch.losses,
+            wall_s=epoch.wall_s,
+            num_samples=epoch.num_samples,
+            save=partial(save_checkpoint, model, epoch.state),
+            draw=partial(sample_grid, model, material.splits["test"]),
+        )
+
+
+def _scores(model: MultimodalVae, material: _Material, split: str, config: TrialConfig) -> list[Score]:
+    try:
+        scores = evaluate(
+            model,
+            material.splits[split],
+            material.splits["train"],
+            material.classifiers,
+            config.evaluation,
+        )
+    except FloatingPointError as error:
+        raise DivergedError(str(error)) from error
+    for score in scores:
+        if not isfinite(score.value):
+            raise DivergedError(f"{score.metric} is {score.value} on the {split} split")
+    return scores
+
+
+@lru_cache(maxsize=2)
+def _material(name: str, folder: Path | None, device: str) -> _Material:
+    """What all trials on a data set share; kept, since one process runs many trials."""
+    data = datasets.load(name, folder)
+    splits = {split: Pairs(examples, device) for split, examples in data.splits.items()}
+    return _Material(data, splits, load_classifiers(data, device))

@@ -1,0 +1,207 @@
+"""Ray Tune drives a study: joins or starts Ray, gives each trial its resources, follows what happens."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from study import store
+from study.config import OBJECTIVE_METRIC, ClusterError, Study
+from study.display import Display
+from study.record import Trial, record, record_failure
+from study.search import Search
+from study.worker import train_on_workers
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The project's folder, from which trials import."""
+
+DRIVER_MEMORY = 400 * 2**20
+"""Bytes that a trial's driver process is allowed when workers of its own do the training. It holds no
+CPU: drivers that did would keep their workers from starting, for ever."""
+
+MAX_CRASHES = 2
+"""How often a trial whose process vanished is tried again, from its last checkpoint."""
+
+_EXCLUDED = [".venv", ".git", "runs", "*.npz", "**/__pycache__"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended: trials by state, over all of the study's sessions."""
+
+    complete: int
+    diverged: int
+    failed: int
+    interrupted: bool
+
+
+def run_study(study: Study) -> Outcome:
+    """Train what is missing of a study, and return when all has ended or the user interrupts."""
+    search = Search(study)
+    started_here = _join_or_start(study)
+    try:
+        concurrent = _concurrency(study)
+        use_gpu = study.gpus_per_worker > 0
+        in_process = study.workers == 1 and not use_gpu
+        threads = max(1, _available("CPU") // concurrent)
+        if in_process:
+            trainable = tune.with_resources(_train_in_process(threads), {"CPU": threads})
+        else:
+            trainable = tune.with_resources(
+                _train_by_workers(study.workers, study.gpus_per_worker),
+                {"CPU": 0, "memory": DRIVER_MEMORY},
+            )
+        with Display(study.name, search.num_missing, study.base.training.epochs) as display:
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=_StudySearcher(search),
+                    metric=OBJECTIVE_METRIC,
+                    mode="max",
+                    num_samples=-1,
+                    max_concurrent_trials=concurrent,
+                    reuse_actors=in_process,
+                ),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=str(study.out),
+                    verbose=0,
+                    callbacks=[_Follow(display)],
+                    failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
+                ),
+            )
+            tuner.fit()
+    finally:
+        if started_here:
+            ray.shutdown()
+    return _outcome(study, search)
+
+
+def _join_or_start(study: Study) -> bool:
+    """Connect to the cluster at `study.address`, or start Ray on this machine; whether it was started."""
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if study.address:
+        environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": _EXCLUDED}
+        ray.init(address=study.address, runtime_env=environment, **quiet)
+    else:
+        environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+        ray.init(runtime_env=environment, include_dashboard=True, **quiet)
+    return True
+
+
+def _available(resource: str) -> int:
+    return int(ray.cluster_resources().get(resource, 0))
+
+
+def _concurrency(study: Study) -> int:
+    """Trials at a time: what was asked, and no more than the cluster holds or the study has."""
+    if study.gpus_per_worker > 0:
+        room = ray.cluster_resources().get("GPU", 0) / (study.gpus_per_worker * study.workers)
+    else:
+        room = _available("CPU") / study.workers
+    if room < 1:
+        need = f"{study.gpus_per_worker:g} GPU" if study.gpus_per_worker > 0 else "1 CPU"
+        raise ClusterError(
+            f"the cluster has no room for a trial of {study.workers} workers with {need} each; "
+            f"it has {_available('CPU')} CPUs and {_available('GPU')} GPUs"
+        )
+    return max(1, min(int(room), study.max_concurrent or int(room), study.trials * study.replicates))
+
+
+def _train_in_process(threads: int) -> Any:
+    def train(config: dict[str, Any]) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        record(config["trial"], "cpu", tune.report)
+
+    return train
+
+
+def _train_by_workers(workers: int, gpus_per_worker: float) -> Any:
+    def train(config: dict[str, Any]) -> None:
+        train_on_workers(config["trial"], workers, gpus_per_worker)
+
+    return train
+
+
+class _StudySearcher(Searcher):  # type: ignore[misc]
+    """Ray Tune's view of the study's search. Ray's own snapshots of it stay empty: Optuna's journal and
+    the tables hold all that a resumed study needs.
+    """
+
+    def __init__(self, search: Search) -> None:
+        super().__init__(metric=OBJECTIVE_METRIC, mode="max")
+        self._search = search
+        self._running: dict[str, Trial] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        trial = self._search.next()
+        if trial is None:
+            return str(Searcher.FINISHED)
+        self._running[trial_id] = trial
+        return {"trial": trial}
+
+    def on_trial_complete(self, trial_id: str, error: bool = False, **_: Any) -> None:
+        """The tables say what became of it; a trial whose process vanished has no row there yet."""
+        trial = self._running.pop(trial_id)
+        row = store.read_trial(trial.out, trial.trial_id)
+        if row is None and error:
+            crashes = f"the trial's process vanished {MAX_CRASHES + 1} times; memory may be short"
+            record_failure(trial, crashes)
+        if row is not None or error:
+            self._search.ended(trial, row["objective_value"] if row else None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Write nothing."""
+
+
+class _Follow(tune.Callback):  # type: ignore[misc]
+    """Passes what happens on to the display, which Ray's snapshots leave out."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, *, trial: Any, **_: Any) -> None:
+        self._display.started(trial.config["trial"])
+
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
+        if "epoch" in result:
+            value = result.get(OBJECTIVE_METRIC)
+            self._display.progressed(trial.config["trial"], result["epoch"], value)
+
+    def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
+        self._display.ended(trial.config["trial"])
+
+    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
+        self._display.ended(trial.config["trial"])
+
+
+def _outcome(study: Study, search: Search) -> Outcome:
+    states = [row["state"] for row in store.ended_trials(study.out)]
+    return Outcome(
+        complete=states.count("COMPLETE"),
+        diverged=states.count("DIVERGED"),
+        failed=states.count("FAILED"),
+        interrupted=search.num_missing > 0,
+    )

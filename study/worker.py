@@ -1,0 +1,46 @@
+"""Ray Train runs one trial on several workers, or on GPUs; Ray Tune sees its metrics."""
+
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchTrainer, get_device
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from study.record import Trial, record, record_failure
+
+MAX_FAILURES = 2
+"""How often lost workers are replaced; all go on from the trial's last checkpoint."""
+
+
+def train_on_workers(trial: Trial, workers: int, gpus_per_worker: float) -> None:
+    """Run a trial by data-parallel workers; called by the trial's driver, within Ray Tune.
+
+    Args:
+        trial: what to train.
+        workers: processes, each with its rows of every batch.
+        gpus_per_worker: 0 trains on CPUs, one for each worker.
+    """
+    resources = {"GPU": gpus_per_worker} if gpus_per_worker > 0 else {"CPU": 1.0}
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={"trial": trial},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=trial.trial_id,
+            storage_path=str(trial.out / "train"),
+            callbacks=[TuneReportCallback()],
+            failure_config=ray.train.FailureConfig(
+                max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES
+            ),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # whatever the workers raised; the study goes on
+        record_failure(trial, f"{type(error).__name__}: {error}")
+
+
+def _train(config: dict[str, Any]) -> None:
+    record(config["trial"], get_device(), ray.train.report)

@@ -1,0 +1,82 @@
+"""Settings of all tests, random experts, and tiny modalities on which a bound can be worked out by hand."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from mmjsd.config import ModelConfig, ObjectiveConfig
+from mmjsd.data import Modality
+from mmjsd.gaussian import Gaussian
+from mmjsd.model import MultimodalVae
+from mmjsd.networks import NETWORKS, Networks
+
+settings.register_profile("project", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("project")
+torch.set_num_threads(1)
+
+TINY = tuple(
+    Modality(name=name, kind="image", shape=(1, 1, size), style_weight=style_weight)
+    for name, size, style_weight in (
+        ("red", 6, 1.0),
+        ("green", 3, 5.0),
+        ("blue", 4, 0.5),
+        ("grey", 2, 1.0),
+        ("white", 5, 2.0),
+    )
+)
+TINY_SCALE = 0.5
+"""Standard deviation of the tiny modalities' normal likelihood."""
+
+TinyModel = Callable[..., MultimodalVae]
+
+
+@st.composite
+def weighted_experts(draw: st.DrawFn, min_experts: int = 1) -> tuple[Gaussian, Tensor]:
+    """Float64 experts `[expert, batch, latent]` and positive weights that sum to one."""
+    expert = draw(st.integers(min_experts, 4))
+    batch, latent = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
+    mu, logvar = 3 * torch.randn(2, expert, batch, latent, generator=rng, dtype=torch.float64)
+    weights = torch.rand(expert, generator=rng, dtype=torch.float64) + 0.01
+    return Gaussian(mu, logvar), weights / weights.sum()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def _tiny_networks(size: int) -> Networks:
+    return dataclasses.replace(
+        NETWORKS["mnist"],
+        encoder=lambda width: nn.Sequential(nn.Flatten(), nn.Linear(size, width(5)), nn.Tanh()),
+        num_features=lambda width: width(5),
+        decoder=lambda latent, width: nn.Sequential(nn.Linear(latent, size), nn.Unflatten(1, (1, 1, size))),
+        likelihood=lambda loc: Independent(Normal(loc, TINY_SCALE), 3),
+        mean=lambda loc: loc,
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> TinyModel:
+    """Build a model of the first `num_modalities` tiny modalities, with posteriors far from the prior."""
+    for modality in TINY:
+        monkeypatch.setitem(NETWORKS, modality.name, _tiny_networks(modality.size))
+
+    def build(num_modalities: int = 3, style_dim: Any = 2, **objective: Any) -> MultimodalVae:
+        torch.manual_seed(num_modalities)
+        sizes = ModelConfig(content_dim=3, style_dim=style_dim)
+        model = MultimodalVae(TINY[:num_modalities], sizes, ObjectiveConfig(**objective))
+        with torch.no_grad():
+            for parameter in model.heads.parameters():
+                parameter.mul_(3)
+        return model
+
+    return build

@@ -1,0 +1,564 @@
+"""Data sets: what is drawn, what is read, what is refused, and what a crash or a second process leaves."""
+
+import gzip
+import hashlib
+import io
+import json
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from scipy.io import savemat
+from torchvision.datasets import MNIST, SVHN
+
+from mmjsd import digits
+from mmjsd.data import (
+    ALPHABET,
+    DATASETS,
+    SPLITS,
+    Data,
+    DataError,
+    cache_dir,
+    check,
+    decode_text,
+    encode_text,
+    load,
+    split_examples,
+)
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUM_TRAIN, NUM_TEST = 120, 20
+FILES = {"mnist": (28, 28, 1), "svhn": (32, 32, 3)}
+
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMJSD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield load("digits")
+
+
+def made_up(shape: tuple[int, ...], seed: int = 0) -> Arrays:
+    """Noise whose first pixel tells the example's position in its file, with labels 0, 1, ..., 9, 0, ..."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for split, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        images = rng.integers(0, 256, (count, *shape), np.uint8)
+        images[:, 0, 0, 0] = np.arange(count)
+        arrays |= {f"x_{split}": images, f"y_{split}": (np.arange(count) % 10).astype(np.uint8)}
+    return arrays
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, shape in FILES.items():
+        np.savez_compressed(tmp_path / f"{name}.npz", **made_up(shape))
+    return tmp_path
+
+
+def rewrite(path: Path, change: Callable[[Arrays], Any]) -> None:
+    with np.load(path) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez_compressed(path, **arrays)
+
+
+def assert_well_formed(data: Data) -> None:
+    assert list(data.splits) == list(SPLITS)
+    for modalities in data.splits.values():
+        assert list(modalities) == [modality.name for modality in data.spec.modalities]
+        for modality in data.spec.modalities:
+            examples = modalities[modality.name]
+            assert examples.values.dtype == examples.labels.dtype == np.uint8
+            assert examples.values.shape == (len(examples.labels), *modality.shape)
+            assert (np.diff(examples.labels.astype(int)) >= 0).all()
+            assert_array_equal(np.unique(examples.labels), range(data.spec.num_classes))
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    heavy = {"torch", "torchvision", "sklearn", "scipy", "PIL", "matplotlib", "filelock"}
+    code = f"import sys, mmjsd.data; sys.exit(', '.join({heavy!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.strip() == ""
+
+
+def test_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMJSD_CACHE", "/own")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_dir() == Path("/own")
+    monkeypatch.delenv("MMJSD_CACHE")
+    assert cache_dir() == Path("/xdg/mmjsd")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir() == Path.home() / ".cache" / "mmjsd"
+
+
+# Text
+
+
+def test_text_decodes_to_what_was_encoded() -> None:
+    for text in (*WORDS, "  a-1 *\n", ALPHABET):
+        assert decode_text(encode_text(text)[None]) == [text]
+        assert decode_text(torch.from_numpy(encode_text(text)).long()[None]) == [text]
+        assert decode_text([encode_text(text).tolist()]) == [text]
+    assert decode_text(torch.zeros(0, 8)) == []
+
+
+def test_text_is_encoded_by_the_first_of_two_equal_characters() -> None:
+    assert encode_text("-").tolist() == [ALPHABET.index("-")]
+    assert len(ALPHABET) == 71
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([[0, 71]], r"indices of text lie in 0\.\.70, got 0\.\.71"),
+        ([[-1, 3]], r"got -1\.\.3"),
+        ([0, 1], r"must have axes \[batch, length\], got shape \[2\]"),
+    ],
+)
+def test_text_refuses_indices_that_are_none(indices: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        decode_text(indices)
+
+
+def test_text_refuses_unknown_characters() -> None:
+    with pytest.raises(DataError, match=r"text 'Zero' holds 'Z', which is not in ALPHABET"):
+        encode_text("Zero")
+
+
+def test_text_holds_each_word_once_at_each_start(embedded: Data) -> None:
+    for split in SPLITS:
+        text = embedded.splits[split]["text"]
+        for label, word in enumerate(WORDS):
+            placed = decode_text(text.values[text.labels == label])
+            assert sorted(row.index(word) for row in placed) == list(range(8 - len(word) + 1))
+            assert {row.strip() for row in placed} == {word}
+
+
+# The embedded set
+
+
+def test_embedded_set_is_well_formed(embedded: Data) -> None:
+    assert_well_formed(embedded)
+    sizes = {split: len(modalities["mnist"].labels) for split, modalities in embedded.splits.items()}
+    assert sizes == {"train": 12_970, "validation": 1_000, "test": 1_500}
+    for split, modalities in embedded.splits.items():
+        counts = np.bincount(modalities["svhn"].labels)
+        assert set(counts) == {digits.HOUSE_NUMBERS[split] // 10}
+
+
+def test_embedded_set_uses_each_handwritten_original_in_one_split() -> None:
+    originals = [original for split in SPLITS for original in digits.ORIGINALS[split]]
+    assert sorted(originals) == list(range(1_797))
+
+
+@pytest.mark.parametrize("modality", FILES)
+def test_embedded_set_is_drawn_the_same_every_time(embedded: Data, modality: str) -> None:
+    images, labels = digits.draw(modality, "validation")
+    order = np.argsort(labels, kind="stable")
+    assert_array_equal(embedded.splits["validation"][modality].values, images[order])
+
+
+def test_embedded_set_differs_between_splits() -> None:
+    labels = np.arange(10, dtype=np.uint8)
+    one, same, other = (digits.draw_house_numbers(labels, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert_array_equal(one, same)
+    assert (one != other).mean() > 0.9
+
+
+def test_embedded_handwriting_looks_like_mnist(embedded: Data) -> None:
+    images = embedded.splits["train"]["mnist"].values / 255
+    border = np.concatenate([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], -1)
+    assert border.mean() < 0.01
+    assert 0.08 < images.mean() < 0.2
+    assert images.max((1, 2, 3)).min() > 0.5
+
+
+def test_embedded_house_numbers_are_colourful_and_stand_out(embedded: Data) -> None:
+    images = embedded.splits["train"]["svhn"].values
+    grey = images.mean(1)
+    assert np.ptp(grey[:, 6:26, 8:24], axis=(1, 2)).min() > 35
+    assert 0.3 < (grey[:, 8:24, 12:20].mean((1, 2)) > grey[:, [0, -1]].mean((1, 2))).mean() < 0.7
+    assert (np.ptp(images.mean((2, 3)), axis=1) > 20).mean() > 0.3
+
+
+def test_embedded_handwriting_can_be_read(embedded: Data) -> None:
+    from sklearn.svm import SVC
+
+    train, validation = (embedded.splits[split]["mnist"] for split in ("train", "validation"))
+    x, x_unseen = (part.values[::5].reshape(-1, 784) / 255 for part in (train, validation))
+    assert SVC(C=10).fit(x, train.labels[::5]).score(x_unseen, validation.labels[::5]) > 0.9
+
+
+def test_embedded_set_needs_no_check(cache: Path, tmp_path: Path) -> None:
+    check("digits", None)
+    check("digits", tmp_path / "missing")
+
+
+# Files of a user
+
+
+def test_files_become_sorted_examples(cache: Path, folder: Path) -> None:
+    check("mnist-svhn-text", folder)
+    messages: list[str] = []
+    data = load("mnist-svhn-text", folder, messages.append)
+    assert messages == ["preparing mnist", "preparing svhn", "preparing text"]
+    assert_well_formed(data)
+    for name, shape in FILES.items():
+        arrays = made_up(shape)
+        test = data.splits["test"][name]
+        order = np.argsort(arrays["y_test"], kind="stable")
+        assert_array_equal(test.values.transpose(0, 2, 3, 1), arrays["x_test"][order])
+        assert_array_equal(test.labels, arrays["y_test"][order])
+
+
+def test_files_validate_on_the_last_tenth(cache: Path, folder: Path) -> None:
+    data = load("mnist-svhn-text", folder)
+    for name in FILES:
+        positions = {split: np.sort(data.splits[split][name].values[:, 0, 0, 0]) for split in SPLITS}
+        assert_array_equal(positions["train"], range(NUM_TRAIN * 9 // 10))
+        assert_array_equal(positions["validation"], range(NUM_TRAIN * 9 // 10, NUM_TRAIN))
+
+
+def test_files_validate_on_5000_at_most() -> None:
+    parts = split_examples(np.zeros(60_000, np.uint8), np.zeros(10_000, np.uint8))
+    assert [len(parts[split]) for split in SPLITS] == [55_000, 5_000, 10_000]
+
+
+def test_files_may_lack_the_channel_axis_of_grey_images(cache: Path, folder: Path) -> None:
+    with_axis = load("mnist-svhn-text", folder)
+    rewrite(folder / "mnist.npz", lambda each: each.update(x_train=each["x_train"][..., 0]))
+    check("mnist-svhn-text", folder)
+    assert load("mnist-svhn-text", folder).digest == with_axis.digest
+
+
+def test_files_that_change_are_prepared_anew(cache: Path, folder: Path) -> None:
+    before = load("mnist-svhn-text", folder)
+    assert load("mnist-svhn-text", folder).digest == before.digest
+    np.savez_compressed(folder / "svhn.npz", **made_up(FILES["svhn"], seed=1))
+    after = load("mnist-svhn-text", folder)
+    assert after.digest != before.digest
+    assert_array_equal(after.splits["test"]["mnist"].values, before.splits["test"]["mnist"].values)
+
+
+def test_arrays_serve_torch_without_warning_or_writing(cache: Path, folder: Path) -> None:
+    values = load("mnist-svhn-text", folder).splits["train"]["mnist"].values
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.from_numpy(values).zero_()
+    assert load("mnist-svhn-text", folder).splits["train"]["mnist"].values.any()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5_000])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+def relabel(labels: np.ndarray, old: int, new: int) -> np.ndarray:
+    return np.where(labels == old, new, labels).astype(np.uint8)
+
+
+def changed(**new: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    return lambda path: rewrite(path, lambda each: each.update({key: f(each[key]) for key, f in new.items()}))
+
+
+def drop_labels(path: Path) -> None:
+    rewrite(path, lambda each: each.pop("y_test"))
+
+
+def become_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (
+        Path.unlink,
+        r"/svhn\.npz does not exist: expected uint8 arrays x_train \[n, 32, 32, 3\], .*leave --data-dir out",
+    ),
+    "folder": (become_a_folder, r"svhn\.npz cannot be read \(Is a directory\); copy it anew"),
+    "truncated": (truncate, r"svhn\.npz cannot be read as an npz file \(.*\); copy it anew"),
+    "empty": (lambda path: path.write_bytes(b""), r"svhn\.npz cannot be read as an npz file"),
+    "a picture": (
+        lambda path: path.write_bytes(b"\x89PNG" * 500),
+        r"svhn\.npz cannot be read as an npz file",
+    ),
+    "flipped bit": (flip_a_bit, r"svhn\.npz (is damaged: x_train\.npy fails|cannot be read).*; copy it anew"),
+    "missing key": (drop_labels, r"svhn\.npz lacks the array 'y_test': expected uint8 arrays x_train"),
+    "dtype": (
+        changed(x_train=lambda x: x.astype(np.float32)),
+        r"svhn\.npz: x_train is float32 \[120, 32, 32, 3\]; expected uint8 arrays",
+    ),
+    "channel-first": (
+        changed(x_test=lambda x: x.transpose(0, 3, 1, 2)),
+        r"svhn\.npz: x_test is uint8 \[20, 3, 32, 32\]; expected .*x_test \[n, 32, 32, 3\]",
+    ),
+    "grey": (changed(x_test=lambda x: x[..., 0]), r"svhn\.npz: x_test is uint8 \[20, 32, 32\]; expected"),
+    "label axes": (
+        changed(y_train=lambda y: y[:, None]),
+        r"svhn\.npz: y_train is uint8 \[120, 1\]; expected",
+    ),
+    "counts": (
+        changed(y_test=lambda y: y[1:]),
+        r"svhn\.npz has 20 images in x_test but 19 labels in y_test; expected one label for each image",
+    ),
+    "label 10": (
+        changed(y_train=lambda y: relabel(y, 0, 10)),
+        r"svhn\.npz: labels must lie in 0\.\.9, got 10",
+    ),
+    "class": (
+        changed(y_test=lambda y: relabel(y, 7, 1)),
+        r"svhn\.npz: the test split holds no example of class 7; it needs every class",
+    ),
+    "validation": (
+        changed(y_train=np.sort),
+        r"svhn\.npz: the train split holds no example of class 9; it needs every class",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_files_are_refused_with_one_sentence(case: str, cache: Path, folder: Path) -> None:
+    spoil, message = REFUSED[case]
+    spoil(folder / "svhn.npz")
+    for use in (check, load):
+        with pytest.raises(DataError, match=message) as refusal:
+            use("mnist-svhn-text", folder)
+        assert "\n" not in str(refusal.value)
+        assert not str(refusal.value).endswith(".")
+    assert not list(cache.glob("*/contents.json"))
+
+
+def test_files_of_pickled_objects_are_refused(cache: Path, folder: Path) -> None:
+    rewrite(folder / "mnist.npz", lambda each: each.update(x_train=np.array([None] * NUM_TRAIN)))
+    with pytest.raises(DataError, match=r"mnist\.npz: x_train is object \[120\]"):
+        check("mnist-svhn-text", folder)
+
+
+def test_unknown_data_sets_are_refused(cache: Path) -> None:
+    for use in (check, load):
+        with pytest.raises(
+            DataError, match="unknown data set 'mnist'; choose one of digits, mnist-svhn-text"
+        ):
+            use("mnist", None)
+    assert set(DATASETS) == {"digits", "mnist-svhn-text"}
+
+
+# The cache
+
+
+def empty_file(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def spoil_header(path: Path) -> None:
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage"),
+    [
+        ("train.mnist.values.npy", truncate),
+        ("train.mnist.values.npy", spoil_header),
+        ("test.svhn.labels.npy", Path.unlink),
+        ("test.text.values.npy", empty_file),
+        ("contents.json", Path.unlink),
+        ("contents.json", empty_file),
+        ("contents.json", lambda path: path.write_text("[]")),
+        ("contents.json", lambda path: path.write_text(json.dumps({"digest": "0", "num_bytes": []}))),
+    ],
+)
+def test_damaged_cache_is_rebuilt(
+    pattern: str, damage: Callable[[Path], Any], cache: Path, folder: Path
+) -> None:
+    digest = load("mnist-svhn-text", folder).digest
+    (path,) = cache.glob(f"*/{pattern}")
+    damage(path)
+    rebuilt = load("mnist-svhn-text", folder)
+    assert rebuilt.digest == digest
+    assert_well_formed(rebuilt)
+
+
+def test_crash_while_preparing_leaves_nothing_half_done(
+    cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, array: np.ndarray) -> None:
+        path.write_bytes(b"half an array")
+        if "svhn" in path.name:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(DataError, match=r"cannot prepare .*No space left on device; set MMJSD_CACHE to"):
+            load("mnist-svhn-text", folder)
+    assert not [path for path in cache.iterdir() if path.is_dir() and not path.name.endswith(".partial")]
+    assert_well_formed(load("mnist-svhn-text", folder))
+    assert not list(cache.glob("*.partial"))
+
+
+def test_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot prepare mnist-svhn-text in .*/file: .*; set MMJSD_CACHE"):
+        load("mnist-svhn-text", folder)
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from mmjsd.data import load
+
+print("ready", flush=True)
+sys.stdin.readline()
+messages = []
+print(load("mnist-svhn-text", Path(sys.argv[1]), messages.append).digest, len(messages))
+"""
+
+
+def test_processes_that_prepare_at_once_share_one_result(cache: Path, folder: Path) -> None:
+    command = [sys.executable, "-c", PREPARE, str(folder)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    results = sorted(process.communicate(timeout=60)[0].split() for process in processes)
+    digest = load("mnist-svhn-text", folder).digest
+    assert results == [[digest, "0"], [digest, "0"], [digest, "3"]]
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+
+
+# torchvision's files
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The format of MNIST's files."""
+    return struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
+
+
+def mat(arrays: Arrays, split: str) -> bytes:
+    """The format of SVHN's files, in which the digit 0 has label 10."""
+    file = io.BytesIO()
+    images, labels = arrays[f"x_{split}"].transpose(1, 2, 3, 0), relabel(arrays[f"y_{split}"], 0, 10)
+    savemat(file, {"X": images, "y": labels[:, None]})
+    return file.getvalue()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> dict[str, bytes]:
+    """What the servers of MNIST and SVHN hold, by file name."""
+    mnist, svhn = made_up(FILES["mnist"]), made_up(FILES["svhn"])
+    files = {f"{split}_32x32.mat": mat(svhn, split) for split in ("train", "test")}
+    for part, split in (("train", "train"), ("t10k", "test")):
+        files[f"{part}-images-idx3-ubyte.gz"] = gzip.compress(idx(mnist[f"x_{split}"][..., 0]))
+        files[f"{part}-labels-idx1-ubyte.gz"] = gzip.compress(idx(mnist[f"y_{split}"]))
+    return files
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, served: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that a server on this machine shows; torchvision takes it for the real one."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for name, content in served.items():
+        (folder / name).write_bytes(content)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as running:
+        Thread(target=running.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{running.server_port}/"
+        md5 = {name: hashlib.md5(content).hexdigest() for name, content in served.items()}
+        monkeypatch.setattr(MNIST, "mirrors", [url])
+        monkeypatch.setattr(MNIST, "resources", [(name, md5[name]) for name, _ in MNIST.resources])
+        for split in ("train", "test"):
+            name = f"{split}_32x32.mat"
+            monkeypatch.setitem(SVHN.split_list, split, [url + name, name, md5[name]])
+        yield folder
+        running.shutdown()
+
+
+def test_download_gives_what_npz_files_give(cache: Path, folder: Path, server: Path) -> None:
+    messages: list[str] = []
+    downloaded = load("mnist-svhn-text", progress=messages.append)
+    assert_well_formed(downloaded)
+    assert downloaded.digest == load("mnist-svhn-text", folder).digest
+    assert [message.split(" from ")[0] for message in messages[:2]] == [
+        "downloading mnist",
+        "downloading svhn",
+    ]
+    for path in server.iterdir():
+        path.unlink()
+    assert load("mnist-svhn-text").digest == downloaded.digest
+
+
+def test_downloaded_files_may_lie_in_the_folder(
+    cache: Path, tmp_path: Path, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloaded = load("mnist-svhn-text")
+    own = tmp_path / "own"
+    (cache / "downloads").rename(own)
+    check("mnist-svhn-text", own)
+    monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "other"))
+    assert load("mnist-svhn-text", own).digest == downloaded.digest
+    truncate(own / "MNIST/raw/t10k-images-idx3-ubyte")
+    with pytest.raises(
+        DataError, match=r"/MNIST/raw: .*t10k-images-idx3-ubyte.* are damaged \(.*\); remove them"
+    ):
+        load("mnist-svhn-text", own)
+
+
+@pytest.mark.parametrize("name", ["t10k-labels-idx1-ubyte.gz", "test_32x32.mat"])
+@pytest.mark.parametrize("damage", [truncate, Path.unlink])
+def test_failing_download_says_what_was_tried_and_what_to_do(
+    name: str, damage: Callable[[Path], None], cache: Path, server: Path
+) -> None:
+    whole = (server / name).read_bytes()
+    damage(server / name)
+    modality = "svhn" if name.endswith(".mat") else "mnist"
+    message = rf"cannot download {modality} from http://127\.0\.0\.1.*\(.*\); put mnist\.npz and svhn\.npz"
+    with pytest.raises(DataError, match=message) as refusal:
+        load("mnist-svhn-text")
+    assert "\n" not in str(refusal.value)
+    (server / name).write_bytes(whole)
+    assert_well_formed(load("mnist-svhn-text"))
+
+
+def test_zip_without_arrays_is_refused(cache: Path, folder: Path) -> None:
+    with zipfile.ZipFile(folder / "mnist.npz", "w") as archive:
+        archive.writestr("readme.txt", "nothing here")
+    with pytest.raises(DataError, match=r"mnist\.npz cannot be read as an npz file"):
+        check("mnist-svhn-text", folder)

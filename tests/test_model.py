@@ -1,0 +1,448 @@
+import dataclasses
+import json
+from itertools import chain, combinations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from mmjsd.config import ModelConfig, ObjectiveConfig
+from mmjsd.data import ALPHABET, DATASETS
+from mmjsd.gaussian import Gaussian
+from mmjsd.model import WEIGHTS_FILE, MultimodalVae, Posterior, load, save
+
+MODALITIES = DATASETS["digits"].modalities
+NAMES = tuple(spec.name for spec in MODALITIES)
+SUBSETS = list(chain.from_iterable(combinations(NAMES, size) for size in (1, 2, 3)))
+OBJECTIVES = ("mmjsd", "mmvae", "mvae")
+
+STANDARD = Gaussian(torch.zeros(1), torch.zeros(1))
+
+every_subset = pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+every_posterior = pytest.mark.parametrize("posterior", ["mixture", "product"])
+
+
+def seeded(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def build(width=0.05, content_dim=4, style_dim=2, **objective) -> MultimodalVae:
+    sizes = ModelConfig(content_dim=content_dim, style_dim=style_dim, width=width)
+    model = MultimodalVae(MODALITIES, sizes, ObjectiveConfig(**objective))
+    with torch.no_grad():
+        for parameter in model.heads.parameters():
+            parameter.mul_(3)
+    return model
+
+
+def some_data(batch=5, names=NAMES) -> dict[str, torch.Tensor]:
+    x = {
+        spec.name: torch.randint(len(ALPHABET), (batch, *spec.shape))
+        if spec.kind == "text"
+        else torch.rand(batch, *spec.shape)
+        for spec in MODALITIES
+    }
+    return {name: x[name] for name in names}
+
+
+def count(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# The model ...
+
+
+@pytest.mark.parametrize(("content_dim", "style_dim"), [(20, 0), (16, 4)])
+def test_has_as_many_parameters_as_the_authors(content_dim, style_dim):
+    model = build(width=1.0, content_dim=content_dim, style_dim=style_dim)
+    assert count(model) == 1_411_826
+    encoders = {name: count(model.encoders[name]) + count(model.heads[name]) for name in NAMES}
+    decoders = {name: count(model.decoders[name]) for name in NAMES}
+    assert encoders == {"mnist": 330_040, "svhn": 236_360, "text": 145_704}
+    assert decoders == {"mnist": 322_784, "svhn": 233_763, "text": 143_175}
+
+
+def test_has_fewer_parameters_at_a_smaller_width():
+    sizes = [count(build(width=width)) for width in (0.1, 0.5, 1.0)]
+    assert sizes == sorted(set(sizes))
+
+
+def test_resolves_its_objective():
+    model = build(name="mvae")
+    assert model.objective == ObjectiveConfig(name="mvae").resolved(MODALITIES)
+    assert model.modalities == NAMES
+
+
+# The posteriors ...
+
+
+def test_have_the_sizes_of_content_and_each_subspace():
+    model = build(content_dim=3, style_dim={"mnist": 0, "svhn": 5, "text": 1})
+    posteriors = model.posteriors(some_data())
+    for name, style_dim in {"mnist": 0, "svhn": 5, "text": 1}.items():
+        assert posteriors[name].content.mu.shape == posteriors[name].content.logvar.shape == (5, 3)
+        assert posteriors[name].style.mu.shape == posteriors[name].style.logvar.shape == (5, style_dim)
+
+
+@every_subset
+def test_do_not_depend_on_other_modalities(subset):
+    model, x = build(), some_data()
+    alone, all_given = model.posteriors({name: x[name] for name in subset}), model.posteriors(x)
+    assert tuple(alone) == subset
+    for name in subset:
+        assert torch.equal(alone[name].content.mu, all_given[name].content.mu)
+        assert torch.equal(alone[name].content.logvar, all_given[name].content.logvar)
+        assert torch.equal(alone[name].style.mu, all_given[name].style.mu)
+
+
+def test_come_in_the_order_of_the_model():
+    assert tuple(build().posteriors(dict(reversed(some_data().items())))) == NAMES
+
+
+def test_use_every_output_of_the_head_once():
+    model, x = build(content_dim=3, style_dim=2), some_data(1)
+    for name in NAMES:
+        with torch.no_grad():
+            model.heads[name].weight.zero_()
+            model.heads[name].bias.copy_(torch.arange(10.0))
+        own = model.posteriors(x)[name]
+        parts = [own.content.mu, own.content.logvar, own.style.mu, own.style.logvar]
+        assert sorted(torch.cat(parts, dim=1)[0].tolist()) == list(range(10))
+
+
+# The weights ...
+
+
+def weights_of(model, names, present=None, with_prior=False, batch=2):
+    given = dict.fromkeys(names, Posterior(STANDARD, STANDARD))
+    return model.weights(given, present, torch.zeros(batch, 4), with_prior)
+
+
+def test_are_renormalised_over_what_is_given():
+    model = build(weights=(0.4, 0.3, 0.2, 0.1))
+    assert_close(weights_of(model, NAMES)[:, 0], torch.tensor([4 / 9, 3 / 9, 2 / 9]))
+    assert_close(weights_of(model, NAMES, with_prior=True)[:, 0], torch.tensor([0.4, 0.3, 0.2, 0.1]))
+    assert_close(weights_of(model, ["mnist", "text"])[:, 1], torch.tensor([4 / 6, 2 / 6]))
+    assert_close(weights_of(model, ["svhn"], with_prior=True)[:, 1], torch.tensor([3 / 4, 1 / 4]))
+
+
+def test_are_renormalised_over_what_each_sample_has():
+    model = build(weights=(0.4, 0.3, 0.2, 0.1))
+    present = {"mnist": torch.tensor([True, False, False]), "text": torch.tensor([False, True, False])}
+    weights = weights_of(model, NAMES, present, batch=3)
+    assert_close(weights, torch.tensor([[4 / 7, 0, 0], [3 / 7, 3 / 5, 1], [0, 2 / 5, 0]]))
+    with_prior = weights_of(model, NAMES, present, with_prior=True, batch=3)
+    expected = torch.tensor([[4 / 8, 0, 0], [3 / 8, 3 / 6, 3 / 4], [0, 2 / 6, 0], [1 / 8, 1 / 6, 1 / 4]])
+    assert_close(with_prior, expected)
+
+
+def test_are_equal_where_all_that_a_sample_has_is_of_weight_zero():
+    model = build(weights=(0.5, 0.0, 0.0, 0.5))
+    assert_close(weights_of(model, ["svhn", "text"])[:, 0], torch.tensor([0.5, 0.5]))
+    assert_close(weights_of(model, ["svhn"])[:, 0], torch.tensor([1.0]))
+    assert_close(weights_of(model, NAMES)[:, 0], torch.tensor([1.0, 0.0, 0.0]))
+    present = {"mnist": torch.tensor([True, False])}
+    assert_close(weights_of(model, ["mnist", "svhn"], present), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+
+
+# The joint posterior ...
+
+
+def precisions_add(gaussians) -> Gaussian:
+    precision = sum(torch.exp(-each.logvar) for each in gaussians)
+    mu = sum(each.mu * torch.exp(-each.logvar) for each in gaussians) / precision
+    return Gaussian(mu, -precision.log())
+
+
+def assert_same(q, p) -> None:
+    assert_close(q.mu, p.mu)
+    assert_close(q.logvar, p.logvar)
+
+
+@every_subset
+@every_objective
+@torch.no_grad()
+def test_as_a_product_adds_precisions(subset, name):
+    model, x = build(name=name, weights=(0.4, 0.3, 0.2, 0.1)), some_data(names=subset)
+    experts = [posterior.content for posterior in model.posteriors(x).values()]
+    if name == "mvae":
+        experts.append(STANDARD)
+    assert_same(model.joint_posterior(x, "product"), precisions_add(experts))
+
+
+@every_subset
+@every_objective
+@torch.no_grad()
+def test_as_a_mixture_is_one_of_its_experts_for_each_sample(subset, name):
+    model = build(name=name, weights=(0.4, 0.3, 0.2, 0.1))
+    x = {each: value.expand(1_500, *value.shape[1:]) for each, value in some_data(1, names=subset).items()}
+    experts = [posterior.content for posterior in model.posteriors({n: v[:1] for n, v in x.items()}).values()]
+    if name == "mvae":
+        experts = [precisions_add([expert, STANDARD]) for expert in experts]
+    joint = model.joint_posterior(x, "mixture", seeded())
+    near = torch.stack([(joint.mu - expert.mu).abs().amax(1) < 1e-5 for expert in experts])
+    near &= torch.stack([(joint.logvar - expert.logvar).abs().amax(1) < 1e-5 for expert in experts])
+    assert (near.sum(0) == 1).all()
+    weights = torch.tensor([{"mnist": 0.4, "svhn": 0.3, "text": 0.2}[each] for each in subset])
+    assert_close(near.float().mean(1), weights / weights.sum(), rtol=0, atol=0.04)
+
+
+@torch.no_grad()
+def test_repeats_with_its_generator():
+    model, x = build(), some_data(50)
+    before = torch.get_rng_state()
+    first, second, other = (model.joint_posterior(x, "mixture", seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.mu, second.mu)
+    assert not torch.equal(first.mu, other.mu)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_objective
+@torch.no_grad()
+def test_is_made_of_what_each_sample_has(name):
+    model, x = build(name=name), some_data(4)
+    present = {
+        "mnist": torch.tensor([True, True, False, False]),
+        "text": torch.tensor([True, False, True, False]),
+    }
+    posteriors, choice = model.posteriors(x), torch.tensor([0.1, 0.4, 0.7, 0.9])
+    for posterior in ("mixture", "product"):
+        joint = model.fuse(posteriors, posterior, choice, present)
+        for i in range(4):
+            names = [each for each in NAMES if each == "svhn" or present[each][i]]
+            alone = model.posteriors({each: x[each][i : i + 1] for each in names})
+            expected = model.fuse(alone, posterior, choice[i : i + 1])
+            assert_same(Gaussian(joint.mu[i : i + 1], joint.logvar[i : i + 1]), expected)
+
+
+@pytest.mark.parametrize("call", [MultimodalVae.joint_posterior, MultimodalVae.generate])
+def test_refuses_modalities_that_the_model_does_not_have(call):
+    with pytest.raises(ValueError, match=r"^unknown modality 'sound'; the model has mnist, svhn, text$"):
+        call(build(), {"sound": torch.zeros(2, 3)})
+
+
+def test_refuses_to_be_made_of_nothing():
+    with pytest.raises(ValueError, match=r"^no modality is given; give at least one of mnist, svhn, text$"):
+        build().joint_posterior({})
+
+
+# The decoders ...
+
+
+@torch.no_grad()
+def test_decode_the_modalities_whose_style_is_given():
+    model, x = build(), some_data()
+    content, style = torch.randn(5, 4), {name: torch.randn(5, 2) for name in ("text", "mnist")}
+    decoded = model.decode(content, style)
+    assert set(decoded) == {"text", "mnist"}
+    for name, distribution in decoded.items():
+        assert distribution.log_prob(x[name]).shape == (5,)
+
+
+@torch.no_grad()
+def test_decode_both_content_and_style():
+    model, content = build(), torch.randn(5, 4)
+    style = {name: torch.randn(5, 2) for name in NAMES}
+    other_style = {name: each + 1 for name, each in style.items()}
+    x = some_data()
+    for name, decoded in model.decode(content, style).items():
+        for moved in (model.decode(content + 1, style), model.decode(content, other_style)):
+            assert (moved[name].log_prob(x[name]) != decoded.log_prob(x[name])).all()
+
+
+@torch.no_grad()
+def test_give_text_the_likelihood_of_a_softmax():
+    model, x = build(), some_data()
+    content, style = torch.randn(5, 4), {"text": torch.randn(5, 2)}
+    logits = model.decoders["text"](torch.cat([content, style["text"]], dim=1))
+    expected = torch.log_softmax(logits, -1).gather(-1, x["text"][..., None])[..., 0].sum(-1)
+    assert_close(model.decode(content, style)["text"].log_prob(x["text"]), expected)
+    assert torch.equal(model.means(content, style)["text"], logits.argmax(-1))
+
+
+# Generation ...
+
+
+def assert_valid(generated, batch) -> None:
+    assert tuple(generated) == NAMES
+    for spec in MODALITIES:
+        value = generated[spec.name]
+        assert value.shape == (batch, *spec.shape)
+        assert not value.requires_grad
+        if spec.kind == "text":
+            assert value.dtype == torch.int64
+            assert 0 <= value.min() <= value.max() < len(ALPHABET)
+        else:
+            assert value.dtype == torch.float32
+            assert 0 <= value.min() <= value.max() <= 1
+
+
+@pytest.mark.parametrize("style_dim", [0, 2])
+def test_without_given_modalities_samples_the_prior(style_dim):
+    assert_valid(build(style_dim=style_dim).generate(num_samples=7), 7)
+
+
+@every_subset
+@every_posterior
+def test_from_any_subset_gives_every_modality(subset, posterior):
+    assert_valid(build().generate(some_data(names=subset), posterior=posterior), 5)
+
+
+@every_objective
+def test_repeats_the_images_and_texts_of_its_generator(name):
+    model, x = build(name=name), some_data(names=("mnist", "text"))
+    before = torch.get_rng_state()
+    first, second, other = (model.generate(x, generator=seeded(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(first[each], second[each]) for each in NAMES)
+    assert not torch.equal(first["mnist"], other["mnist"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_objective
+def test_fuses_as_the_objective_unless_told(name):
+    model, x = build(name=name), some_data()
+    own, other = ("product", "mixture") if name == "mvae" else ("mixture", "product")
+    default, named, unlike = (
+        model.generate(x, posterior=posterior, generator=seeded())["svhn"] for posterior in (None, own, other)
+    )
+    assert torch.equal(default, named)
+    assert not torch.equal(default, unlike)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """What the model is made to decode: content and style of every call of `means`."""
+    calls = []
+
+    def means(self, content, style):
+        calls.append((content, style))
+        return {}
+
+    monkeypatch.setattr(MultimodalVae, "means", means)
+    return calls
+
+
+def assert_distributed(samples, mu, logvar) -> None:
+    """Each column's mean and variance are within four standard errors."""
+    variance = logvar.exp()
+    assert ((samples.mean(0) - mu).abs() < 4 * (variance / len(samples)) ** 0.5).all()
+    assert ((samples.var(0) / variance - 1).abs() < 4 * (2 / len(samples)) ** 0.5).all()
+
+
+def test_samples_content_from_the_posterior_and_style_from_the_prior(decoded):
+    model, x = build(content_dim=3), some_data(1, names=("mnist", "svhn"))
+    joint = model.joint_posterior(x, "product")
+    many = {name: value.expand(20_000, *value.shape[1:]) for name, value in x.items()}
+    model.generate(many, posterior="product", generator=seeded())
+    content, style = decoded[0]
+    assert_distributed(content, joint.mu[0].detach(), joint.logvar[0].detach())
+    assert set(style) == set(NAMES)
+    for name in NAMES:
+        assert_distributed(style[name], torch.zeros(2), torch.zeros(2))
+    assert abs((style["mnist"] * style["svhn"]).mean()) < 0.03
+
+
+def test_samples_everything_from_the_prior_where_nothing_is_given(decoded):
+    build(content_dim=3).generate(num_samples=20_000, generator=seeded())
+    content, style = decoded[0]
+    for each in (content, *style.values()):
+        assert_distributed(each, torch.zeros(1), torch.zeros(1))
+
+
+@pytest.mark.parametrize("given_nothing", [None, {}])
+def test_needs_to_know_how_many_samples(given_nothing):
+    with pytest.raises(ValueError, match=r"^num_samples is needed where no modality is given$"):
+        build().generate(given_nothing)
+
+
+# A saved model ...
+
+
+@every_objective
+@torch.no_grad()
+def test_is_loaded_with_the_same_outputs(tmp_path, name):
+    sizes = {"mnist": 1, "svhn": 3, "text": 0}
+    model = build(style_dim=sizes, name=name, weights=(0.4, 0.3, 0.2, 0.1), beta=1.3)
+    save(model, tmp_path)
+    loaded, x = load(tmp_path), some_data()
+    assert not loaded.training
+    assert (loaded.specs, loaded.config, loaded.objective) == (model.specs, model.config, model.objective)
+    expected = model.posteriors(x)
+    for each, posterior in loaded.posteriors(x).items():
+        assert torch.equal(posterior.content.mu, expected[each].content.mu)
+        assert torch.equal(posterior.style.logvar, expected[each].style.logvar)
+    generated = [each.generate(x, generator=seeded()) for each in (model, loaded)]
+    assert all(torch.equal(generated[0][each], generated[1][each]) for each in NAMES)
+
+
+def test_is_one_file_that_replaces_an_older_one(tmp_path):
+    save(build(content_dim=2), tmp_path)
+    save(build(content_dim=3), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS_FILE]
+    assert load(str(tmp_path)).config.content_dim == 3
+
+
+def test_is_missed_by_name(tmp_path):
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds no model: expected the file {WEIGHTS_FILE}"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 200, 0.5, -1])
+def test_is_refused_by_name_when_truncated(tmp_path, keep):
+    save(build(), tmp_path)
+    file = tmp_path / WEIGHTS_FILE
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(keep * len(whole)) if 0 < keep < 1 else keep])
+    with pytest.raises(ValueError, match=f"{file} is damaged or of another version"):
+        load(tmp_path)
+
+
+def foreign(tmp_path, **metadata) -> None:
+    save_file({"layer.weight": torch.zeros(2, 2)}, tmp_path / WEIGHTS_FILE, metadata=metadata or None)
+
+
+def change(tmp_path, section, **fields) -> None:
+    """Save a model, and edit what the file says about it."""
+    model = build()
+    save(model, tmp_path)
+    description = {
+        "modalities": [dataclasses.asdict(spec) for spec in model.specs],
+        "model": dataclasses.asdict(model.config),
+        "objective": dataclasses.asdict(model.objective),
+    }
+    edited = description[section][0] if section == "modalities" else description[section]
+    edited.update(fields)
+    metadata = {key: json.dumps(value) for key, value in description.items()}
+    save_file(load_file(tmp_path / WEIGHTS_FILE), tmp_path / WEIGHTS_FILE, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda tmp_path: (tmp_path / WEIGHTS_FILE).write_bytes(b"\x80\x02}q\x00." * 100),
+        lambda tmp_path: torch.save({"layer.weight": torch.zeros(2)}, tmp_path / WEIGHTS_FILE),
+        foreign,
+        lambda tmp_path: foreign(tmp_path, format="pt"),
+        lambda tmp_path: foreign(tmp_path, modalities="[]", model="{}", objective="{}"),
+        lambda tmp_path: foreign(tmp_path, modalities="[]", model="{}", objective='{"weights": [1, 0]}'),
+        lambda tmp_path: change(tmp_path, "model", content_dim=5),
+        lambda tmp_path: change(tmp_path, "model", content_dim=0),
+        lambda tmp_path: change(tmp_path, "model", depth=2),
+        lambda tmp_path: change(tmp_path, "model", style_dim={"svhn": 1}),
+        lambda tmp_path: change(tmp_path, "objective", name="elbo"),
+        lambda tmp_path: change(tmp_path, "objective", weights=None),
+        lambda tmp_path: change(tmp_path, "modalities", name="sound"),
+        lambda tmp_path: change(tmp_path, "modalities", shape=None),
+    ],
+)
+def test_is_refused_by_name_when_foreign(tmp_path, write):
+    write(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path / WEIGHTS_FILE} is damaged or of another version"):
+        load(tmp_path)
+
+
+def test_is_read_back_where_nothing_was_changed(tmp_path):
+    change(tmp_path, "model")
+    assert load(tmp_path).modalities == NAMES

@@ -1,0 +1,670 @@
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import trapezoid
+from torch import nn
+from torch.distributions import Independent, Laplace, MultivariateNormal, Normal, kl_divergence
+from torch.testing import assert_close
+
+from mmjsd.config import ModelConfig, ObjectiveConfig
+from mmjsd.data import DATASETS
+from mmjsd.gaussian import Gaussian, kl, product, stack, standard_like
+from mmjsd.model import MultimodalVae, Posterior
+from mmjsd.networks import NETWORKS
+from mmjsd.objective import (
+    Draws,
+    Terms,
+    _jensen_shannon_mixture,
+    draw,
+    elbo,
+    jensen_shannon,
+    jensen_shannon_mixture,
+)
+from tests.conftest import TINY, TINY_SCALE, weighted_experts
+
+GRID = torch.linspace(-30, 30, 30_001, dtype=torch.float64)
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "divergences.json").read_text())["cases"]
+
+BOUNDS = {
+    "mmjsd": {"name": "mmjsd"},
+    "mmjsd, mixture prior": {"name": "mmjsd", "dynamic_prior": "mixture", "prior_samples": 2},
+    "mmjsd, product": {"name": "mmjsd", "fusion": "product"},
+    "mmvae": {"name": "mmvae"},
+    "mvae": {"name": "mvae"},
+}
+every_bound = pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
+
+
+def double(values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def seeded(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def entropy(weights) -> torch.Tensor:
+    return -torch.special.xlogy(weights, weights).sum()
+
+
+# Both Jensen-Shannon divergences, the second with its noise held fixed, ...
+
+
+def around_mixture(experts, weights, seed=0):
+    """The divergence around the mixture; the noise of an expert depends on nothing but its position."""
+    shape = (2, *experts.mu.shape[1:])
+    noise = [torch.randn(shape, generator=seeded(seed + j), dtype=torch.float64) for j in range(len(weights))]
+    return _jensen_shannon_mixture(experts, weights, torch.stack(noise, dim=1))
+
+
+either = pytest.mark.parametrize("divergence", [jensen_shannon, around_mixture])
+
+
+@either
+@given(case=weighted_experts())
+def test_is_zero_when_all_experts_agree(divergence, case):
+    experts, weights = case
+    same = Gaussian(experts.mu[:1].expand_as(experts.mu), experts.logvar[:1].expand_as(experts.mu))
+    assert_close(divergence(same, weights), torch.zeros_like(experts.mu[0, :, 0]), rtol=0, atol=1e-10)
+
+
+@given(weighted_experts())
+def test_is_not_negative(case):
+    assert (jensen_shannon(*case) >= -1e-9).all()
+
+
+@given(weighted_experts(), st.randoms(use_true_random=False))
+def test_ignores_the_order_of_experts(case, random):
+    experts, weights = case
+    order = random.sample(range(len(weights)), len(weights))
+    moved = Gaussian(experts.mu[order], experts.logvar[order])
+    assert_close(jensen_shannon(moved, weights[order]), jensen_shannon(experts, weights))
+    noise = torch.randn(3, *experts.mu.shape, generator=seeded(), dtype=torch.float64)
+    assert_close(
+        _jensen_shannon_mixture(moved, weights[order], noise[:, order]),
+        _jensen_shannon_mixture(experts, weights, noise),
+    )
+
+
+@either
+@given(case=weighted_experts(), scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
+def test_ignores_affine_changes_of_latent_coordinates(divergence, case, scale, shift):
+    experts, weights = case
+    moved = Gaussian(scale * experts.mu + shift, experts.logvar + 2 * math.log(scale))
+    assert_close(divergence(moved, weights), divergence(experts, weights))
+
+
+@either
+@given(case=weighted_experts())
+def test_zero_weight_removes_an_expert_and_its_gradient(divergence, case):
+    experts, weights = case
+    ghost = torch.full_like(experts.mu[:1], 7.0).requires_grad_()
+    extended = Gaussian(torch.cat([experts.mu, ghost]), torch.cat([experts.logvar, ghost]))
+    with_ghost = divergence(extended, torch.cat([weights, weights.new_zeros(1)]))
+    assert_close(with_ghost, divergence(experts, weights), rtol=1e-12, atol=1e-12)
+    assert torch.equal(torch.autograd.grad(with_ghost.sum(), ghost)[0], torch.zeros_like(ghost))
+
+
+@either
+@given(case=weighted_experts())
+def test_takes_weights_of_each_sample(divergence, case):
+    experts, weights = case
+    batch = experts.mu.shape[1]
+    assert_close(divergence(experts, weights[:, None].expand(-1, batch)), divergence(experts, weights))
+    own = torch.rand(len(weights), batch, generator=seeded(), dtype=torch.float64) + 0.01
+    own = own / own.sum(0)
+    each = [divergence(experts, own[:, i])[i] for i in range(batch)]
+    assert_close(divergence(experts, own), torch.stack(each))
+
+
+@given(weighted_experts())
+def test_adds_over_latent_dimensions(case):
+    experts, weights = case
+    latents = zip(experts.mu.split(1, dim=-1), experts.logvar.split(1, dim=-1), strict=True)
+    each = [jensen_shannon(Gaussian(mu, logvar), weights) for mu, logvar in latents]
+    assert_close(jensen_shannon(experts, weights), sum(each))
+
+
+# The divergence around the geometric mean ...
+
+
+def test_matches_numbers_worked_by_hand():
+    # Latent 1: f = N(1, 1), both KLs 1/2. Latent 2: f = N(0, 1.6), KLs 0.0475018 and 0.2918547.
+    mu = torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]]])
+    var = torch.tensor([[[1.0, 1.0]], [[1.0, 4.0]]])
+    divergence = jensen_shannon(Gaussian(mu, var.log()), torch.tensor([0.5, 0.5]))
+    assert_close(divergence, torch.tensor([0.5 + 0.1696783]))
+
+
+def three_experts(latent: int) -> tuple[Gaussian, torch.Tensor]:
+    """Three unlike experts of one sample, the prior last, with unlike weights."""
+    mu = double([[1.0, -0.6], [-1.5, 0.4], [0.0, 0.0]])[:, None, :latent]
+    logvar = double([[-0.7, 0.5], [0.4, -1.2], [0.0, 0.0]])[:, None, :latent]
+    return Gaussian(mu, logvar), double([0.5, 0.3, 0.2])
+
+
+def test_matches_quadrature_over_each_latent():
+    experts, weights = three_experts(latent=2)
+    expected = 0.0
+    for d in range(2):
+        one = Gaussian(experts.mu[:, :, d : d + 1], experts.logvar[:, :, d : d + 1])
+        log_q = one.log_prob(GRID[:, None, None, None])[..., 0]
+        log_f = (weights * log_q).sum(-1, keepdim=True)
+        log_f = log_f - math.log(trapezoid(log_f[:, 0].exp(), GRID))
+        expected += trapezoid((weights * log_q.exp() * (log_q - log_f)).sum(-1), GRID)
+    assert jensen_shannon(experts, weights).item() == pytest.approx(expected, abs=1e-9)
+
+
+def golden_experts(case) -> tuple[Gaussian, torch.Tensor]:
+    """The experts of a golden case in our order: the prior last."""
+    shape = case["E"], case["B"], case["D"]
+    i = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+    mu, logvar = (1.3 * i + case["seed"]).sin(), 0.7 * (0.9 * i + 2 * case["seed"]).cos()
+    prior_last = Gaussian(*(torch.cat([each[1:], torch.zeros_like(each[:1])]) for each in (mu, logvar)))
+    return prior_last, double([*case["weights"][1:], case["weights"][0]])
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_reproduces_the_numbers_of_the_paper_authors(case):
+    experts, weights = golden_experts(case)
+    mean = product(experts, weights)
+    assert mean.mu[0, 0].item() == pytest.approx(case["geometric_mu00"], rel=1e-6)
+    assert mean.logvar[0, 0].item() == pytest.approx(case["geometric_logvar00"], rel=1e-6)
+    terms = kl(experts, mean).mean(1).roll(1)
+    assert terms.tolist() == pytest.approx(case["jsd_terms"], rel=1e-6)
+    assert jensen_shannon(experts, weights).mean().item() == pytest.approx(case["jsd_product"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+@pytest.mark.parametrize(
+    ("name", "key"), [("mmjsd", "jsd_product"), ("mmvae", "kl_mixture"), ("mvae", "kl_product")]
+)
+def test_content_divergence_reproduces_the_numbers_of_the_paper_authors(monkeypatch, tiny, case, name, key):
+    experts, weights = golden_experts(case)
+    model = tiny(len(weights) - 1, style_dim=0, name=name, weights=tuple(weights.tolist()))
+    model.config = ModelConfig(content_dim=case["D"], style_dim=0)
+    none = Gaussian(*torch.zeros(2, case["B"], 0, dtype=torch.float64))
+    golden = {
+        modality: Posterior(Gaussian(experts.mu[j], experts.logvar[j]), none)
+        for j, modality in enumerate(model.modalities)
+    }
+    monkeypatch.setattr(model, "posteriors", lambda x: golden)
+    for spec in model.specs:
+        model.decoders[spec.name] = NETWORKS[spec.name].decoder(case["D"], lambda units: units).double()
+    terms = elbo(model, some_data(model, case["B"]), draw(model, case["B"], seeded()))
+    assert terms.content_divergence.mean().item() == pytest.approx(case[key], rel=1e-6)
+
+
+# The divergence around the arithmetic mean ...
+
+
+def mixture_divergence_by_quadrature(experts, weights) -> float:
+    """One sample, one or two latents, on a grid."""
+    axis = torch.linspace(-12, 12, 801, dtype=torch.float64)
+    axes = torch.meshgrid(*[axis] * experts.mu.shape[-1], indexing="ij")
+    log_q = experts.log_prob(torch.stack(axes, dim=-1)[..., None, None, :])[..., 0]
+    log_mixture = (weights * log_q.exp()).sum(-1, keepdim=True).log().clamp(min=-1e4)
+    values = (weights * log_q.exp() * (log_q - log_mixture)).sum(-1)
+    for _ in axes:
+        values = trapezoid(values, axis, axis=0)
+    return float(values)
+
+
+def repeat(experts, batch) -> Gaussian:
+    shape = (-1, batch, -1)
+    return Gaussian(experts.mu.expand(shape), experts.logvar.expand(shape))
+
+
+@pytest.mark.parametrize("latent", [1, 2])
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_is_unbiased(latent, num_samples):
+    experts, weights = three_experts(latent)
+    estimates = jensen_shannon_mixture(repeat(experts, 60_000), weights, num_samples, seeded())
+    standard_error = estimates.std() / len(estimates) ** 0.5
+    expected = mixture_divergence_by_quadrature(experts, weights)
+    assert abs(estimates.mean().item() - expected) < 3 * standard_error
+    assert standard_error < 0.01 * expected
+
+
+def test_is_estimated_better_by_more_samples():
+    experts, weights = three_experts(latent=2)
+    experts = repeat(experts, 2_000)
+    few, many = (jensen_shannon_mixture(experts, weights, n, seeded()).var().item() for n in (1, 16))
+    assert many == pytest.approx(few / 16, rel=0.15)
+
+
+def test_has_an_unbiased_gradient():
+    experts, weights = three_experts(latent=1)
+    step = double([[[1e-4]], [[0.0]], [[0.0]]])
+    many = repeat(experts, 60_000)
+    mu, logvar = many.mu.clone().requires_grad_(), many.logvar.clone().requires_grad_()
+    estimate = jensen_shannon_mixture(Gaussian(mu, logvar), weights, 1, seeded()).sum()
+    gradients = dict(zip(("mu", "logvar"), torch.autograd.grad(estimate, [mu, logvar]), strict=True))
+    for name, gradient in gradients.items():
+        value = getattr(experts, name)
+        up, down = (
+            mixture_divergence_by_quadrature(dataclasses.replace(experts, **{name: moved}), weights)
+            for moved in (value + step, value - step)
+        )
+        standard_error = gradient[0].std().item() / 60_000**0.5
+        assert abs(gradient[0].mean().item() - (up - down) / 2e-4) < 3 * standard_error
+
+
+@given(weighted_experts(), st.floats(0, 50), st.integers(0, 1000))
+def test_never_exceeds_the_entropy_of_its_weights(case, spread, seed):
+    experts, weights = case
+    apart = torch.arange(len(weights), dtype=torch.float64)[:, None, None]
+    separated = Gaussian(experts.mu + spread * apart, experts.logvar)
+    for num_samples in (1, 3):
+        estimate = jensen_shannon_mixture(separated, weights, num_samples, seeded(seed))
+        assert (estimate <= entropy(weights) + 1e-9).all()
+
+
+def test_is_the_entropy_of_its_weights_where_experts_are_far_apart():
+    mu = double([[[0.0, 0.0]], [[300.0, 0.0]], [[0.0, -300.0]]])
+    weights = double([0.5, 0.2, 0.3])
+    divergence = jensen_shannon_mixture(Gaussian(mu, torch.zeros_like(mu)), weights, 1, seeded())
+    assert_close(divergence, entropy(weights)[None])
+
+
+def test_repeats_with_its_generator_and_leaves_the_global_one_alone():
+    experts, weights = three_experts(latent=2)
+    before = torch.get_rng_state()
+    first, second, other = (jensen_shannon_mixture(experts, weights, 4, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# The bound, sample by sample from the equations, ...
+
+
+def some_data(model, batch, seed=0) -> dict[str, torch.Tensor]:
+    rng = seeded(seed)
+    x = {}
+    for spec in model.specs:
+        if spec.kind == "text":
+            x[spec.name] = torch.randint(71, (batch, *spec.shape), generator=rng)
+        else:
+            x[spec.name] = torch.rand(batch, *spec.shape, generator=rng)
+    return x
+
+
+def some_missing(model, batch) -> dict[str, torch.Tensor]:
+    """Each sample lacks other modalities and has at least one."""
+    masks = torch.rand(len(model.modalities), batch, generator=seeded(3)) < 0.6
+    masks[torch.arange(batch) % len(masks), torch.arange(batch)] = True
+    return dict(zip(model.modalities, masks, strict=True))
+
+
+def normal(gaussian) -> Normal:
+    return Normal(gaussian.mu[0].double(), (0.5 * gaussian.logvar[0].double()).exp())
+
+
+def power(experts, exponents) -> Normal:
+    """The normal density proportional to the product of the experts' powers."""
+    precision = sum(w / q.variance for q, w in zip(experts, exponents, strict=True))
+    mean = sum(w * q.mean / q.variance for q, w in zip(experts, exponents, strict=True)) / precision
+    return Normal(mean, precision**-0.5)
+
+
+def kl_to(q, p) -> float:
+    return kl_divergence(q, p).sum().item()
+
+
+def slow_elbo(model: MultimodalVae, x, draws: Draws, i: int, present=None) -> dict[str, object]:
+    """One sample's terms of the bound, by loops over torch.distributions, from the equations alone."""
+    objective = model.objective
+    names = [name for name in x if present is None or name not in present or present[name][i]]
+    posteriors = {name: model.posteriors({name: x[name][i : i + 1]})[name] for name in names}
+    content = {name: normal(posteriors[name].content) for name in names}
+    prior = Normal(torch.zeros(model.config.content_dim).double(), 1.0)
+    pi = dict(zip([*model.modalities, "prior"], objective.weights, strict=True))
+
+    def nll(name, c, s):
+        # Decoders are float32; what they return is the location of the likelihood.
+        location = model.decoders[name](torch.cat([c, s])[None].float())[0].double()
+        if name == "text":
+            return -torch.log_softmax(location, -1).gather(-1, x[name][i][:, None]).sum().item()
+        image = x[name][i].double()
+        tiny = name in {spec.name for spec in TINY}
+        likelihood = Normal(location, TINY_SCALE) if tiny else Laplace(location, 0.75)
+        return -likelihood.log_prob(image).sum().item()
+
+    def joint():
+        if objective.fusion == "product":
+            experts = [*content.values(), *([prior] if objective.name == "mvae" else [])]
+            return power(experts, [1] * len(experts))
+        reached, total = 0.0, sum(pi[name] for name in names)
+        for name in names:
+            reached += pi[name] / total
+            if draws.choice[i] < reached:
+                return content[name]
+        raise AssertionError
+
+    def divergence():
+        if objective.name == "mvae":
+            return kl_to(joint(), prior)
+        if objective.name == "mmvae":
+            total = sum(pi[name] for name in names)
+            return sum(pi[name] / total * kl_to(content[name], prior) for name in names)
+        experts = {**content, "prior": prior}
+        total = sum(pi[name] for name in experts)
+        weights = [pi[name] / total for name in experts]
+        if objective.dynamic_prior == "product":
+            mean = power(experts.values(), weights)
+            return sum(w * kl_to(q, mean) for w, q in zip(weights, experts.values(), strict=True))
+        result = 0.0
+        for weight, (name, q) in zip(weights, experts.items(), strict=True):
+            row = [*model.modalities, "prior"].index(name)
+            for noise in draws.prior[i, :, row].double():
+                z = q.mean + q.stddev * noise
+                densities = torch.stack([p.log_prob(z).sum() for p in experts.values()])
+                mixture = torch.logsumexp(double(weights).log() + densities, 0)
+                result += weight * (q.log_prob(z).sum() - mixture).item() / draws.prior.shape[1]
+        return result
+
+    beta_content, beta_style = objective.beta * objective.beta_content, objective.beta * objective.beta_style
+    q = joint()
+    c = q.mean + q.stddev * draws.content[i].double()
+    result = {"content_divergence": divergence(), "reconstruction": {}, "style_divergence": {}}
+    loss = beta_content * result["content_divergence"]
+    for name in names:
+        own = normal(posteriors[name].style)
+        s = own.mean + own.stddev * draws.style[name][i].double()
+        style_kl = kl_to(own, Normal(torch.zeros_like(own.mean), 1.0))
+        result["reconstruction"][name], result["style_divergence"][name] = nll(name, c, s), style_kl
+        weight, style_weight = objective.reconstruction_weights[name], objective.style_weights[name]
+        loss += weight * nll(name, c, s) + beta_style * style_weight * style_kl
+        if objective.name == "mvae":
+            alone = power([content[name], prior], [1, 1])
+            c_alone = alone.mean + alone.stddev * draws.unimodal[name][i].double()
+            loss += weight * nll(name, c_alone, s) + beta_style * style_weight * style_kl
+            loss += beta_content * kl_to(alone, prior)
+    return {**result, "loss": loss}
+
+
+def assert_same_terms(terms: Terms, model, x, draws, present=None) -> None:
+    for i in range(len(draws.content)):
+        expected = slow_elbo(model, x, draws, i, present)
+        for part in ("loss", "content_divergence"):
+            assert getattr(terms, part)[i].item() == pytest.approx(expected[part], rel=2e-5, abs=2e-5)
+        for part in ("reconstruction", "style_divergence"):
+            values = {name: value[i].item() for name, value in getattr(terms, part).items()}
+            zero_if_lacking = {name: expected[part].get(name, 0.0) for name in x}
+            assert values == pytest.approx(zero_if_lacking, rel=2e-5, abs=2e-5)
+
+
+def unlike_weights(num_modalities: int, style_dim: object) -> dict[str, object]:
+    """Weights of an objective of which no two are equal, and none is one."""
+    names = [spec.name for spec in TINY[:num_modalities]]
+    shares = [1.0 + j for j in range(num_modalities + 1)][::-1]
+    return {
+        "style_dim": style_dim,
+        "weights": tuple(share / sum(shares) for share in shares),
+        "beta": 1.7,
+        "beta_content": 0.6,
+        "beta_style": 2.3,
+        "style_weights": {name: 0.5 + 0.3 * j for j, name in enumerate(names)},
+        "reconstruction_weights": {name: 1.4 + 0.9 * j for j, name in enumerate(names)},
+    }
+
+
+@every_bound
+@pytest.mark.parametrize("num_modalities", [1, 2, 3, 5])
+@pytest.mark.parametrize("style_dim", [0, 2])
+def test_matches_the_slow_reference(tiny, bound, num_modalities, style_dim):
+    model = tiny(num_modalities, **unlike_weights(num_modalities, style_dim), **bound)
+    x, draws = some_data(model, 4), draw(model, 4, seeded(1))
+    with torch.no_grad():
+        assert_same_terms(elbo(model, x, draws), model, x, draws)
+
+
+@every_bound
+@pytest.mark.parametrize("num_modalities", [2, 3, 5])
+def test_matches_the_slow_reference_where_samples_lack_modalities(tiny, bound, num_modalities):
+    sizes = {spec.name: j for j, spec in enumerate(TINY[:num_modalities])}
+    model = tiny(num_modalities, **unlike_weights(num_modalities, sizes), **bound)
+    x, draws, present = some_data(model, 8), draw(model, 8, seeded(1)), some_missing(model, 8)
+    del present[model.modalities[0]]
+    with torch.no_grad():
+        assert_same_terms(elbo(model, x, draws, present), model, x, draws, present)
+
+
+@every_bound
+@pytest.mark.parametrize("given_names", [("red",), ("blue",), ("red", "blue"), ("green", "blue")])
+def test_matches_the_slow_reference_where_a_modality_is_left_out(tiny, bound, given_names):
+    model = tiny(3, **unlike_weights(3, 2), **bound)
+    draws = draw(model, 3, seeded(1))
+    x = {name: value for name, value in some_data(model, 3).items() if name in given_names}
+    with torch.no_grad():
+        assert_same_terms(elbo(model, x, draws), model, x, draws)
+
+
+@every_bound
+def test_matches_the_slow_reference_on_images_and_text(bound):
+    modalities = DATASETS["digits"].modalities
+    sizes = ModelConfig(content_dim=4, style_dim={"mnist": 2, "svhn": 0, "text": 1}, width=0.05)
+    model = MultimodalVae(modalities, sizes, ObjectiveConfig(weights=(0.4, 0.3, 0.2, 0.1), **bound))
+    x, draws, present = some_data(model, 4), draw(model, 4, seeded(1)), some_missing(model, 4)
+    with torch.no_grad():
+        assert_same_terms(elbo(model, x, draws, present), model, x, draws, present)
+
+
+# The bound ...
+
+
+def parameters_gradient(model, loss) -> torch.Tensor:
+    gradients = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True)
+    return torch.cat([torch.zeros(1) if each is None else each.flatten() for each in gradients])
+
+
+@every_bound
+def test_does_not_depend_on_hidden_content(tiny, bound):
+    model = tiny(3, **bound)
+    x, draws, present = some_data(model, 12), draw(model, 12, seeded()), some_missing(model, 12)
+    noise = some_data(model, 12, seed=9)
+    shown = {name: mask[:, None, None, None] for name, mask in present.items()}
+    replaced = {name: torch.where(shown[name], x[name], 9 * noise[name]) for name in x}
+    losses = [elbo(model, each, draws, present).loss for each in (x, replaced)]
+    assert torch.equal(losses[0], losses[1])
+    assert_close(*(parameters_gradient(model, loss) for loss in losses), rtol=1e-6, atol=1e-6)
+
+
+@every_bound
+def test_passes_a_gradient_to_shown_content_alone(tiny, bound):
+    model = tiny(3, **bound)
+    x = {name: value.requires_grad_() for name, value in some_data(model, 12).items()}
+    present = some_missing(model, 12)
+    loss = elbo(model, x, draw(model, 12, seeded()), present).loss
+    for name, gradient in zip(x, torch.autograd.grad(loss.sum(), list(x.values())), strict=True):
+        assert torch.equal((gradient != 0).flatten(1).any(1), present[name])
+
+
+@every_bound
+def test_treats_a_modality_that_all_lack_like_one_left_out(tiny, bound):
+    model = tiny(3, **bound)
+    x, draws = some_data(model, 4), draw(model, 4, seeded())
+    hidden = elbo(model, x, draws, {"green": torch.zeros(4, dtype=torch.bool)})
+    left_out = elbo(model, {name: value for name, value in x.items() if name != "green"}, draws)
+    assert_close(hidden.loss, left_out.loss)
+    assert_close(hidden.content_divergence, left_out.content_divergence)
+    assert set(left_out.reconstruction) == set(left_out.style_divergence) == {"red", "blue"}
+
+
+@every_bound
+def test_ignores_the_order_in_which_modalities_are_given(tiny, bound):
+    model = tiny(3, **bound)
+    x, draws = some_data(model, 4), draw(model, 4, seeded())
+    assert torch.equal(elbo(model, dict(reversed(x.items())), draws).loss, elbo(model, x, draws).loss)
+
+
+@every_bound
+def test_of_all_rows_is_that_of_parts(tiny, bound):
+    model = tiny(3, **bound)
+    x, draws, present = some_data(model, 7), draw(model, 7, seeded()), some_missing(model, 7)
+    whole = elbo(model, x, draws, present)
+    for rows in (slice(0, 3), slice(3, 7)):
+        part = elbo(
+            model,
+            {name: value[rows] for name, value in x.items()},
+            draws.rows(rows),
+            {name: mask[rows] for name, mask in present.items()},
+        )
+        assert_close(part.loss, whole.loss[rows])
+        assert_close(part.content_divergence, whole.content_divergence[rows])
+
+
+@every_bound
+@pytest.mark.parametrize(
+    "field", ["beta", "beta_content", "beta_style", "style_weights", "reconstruction_weights"]
+)
+def test_is_linear_in_its_weights(tiny, bound, field):
+    model = tiny(3, **bound)
+    x, draws, present = some_data(model, 6), draw(model, 6, seeded()), some_missing(model, 6)
+    resolved = model.objective
+
+    def loss(value):
+        values = {**getattr(resolved, field), "green": value} if field.endswith("weights") else value
+        model.objective = dataclasses.replace(resolved, **{field: values})
+        return elbo(model, x, draws, present).loss
+
+    slope = loss(1.0) - loss(0.0)
+    assert_close(loss(3.0), loss(0.0) + 3 * slope, rtol=1e-4, atol=1e-4)
+    if bound["name"] == "mvae":
+        return
+    terms = elbo(model, x, draws, present)
+    style = sum(resolved.style_weights[name] * terms.style_divergence[name] for name in x)
+    expected = {
+        "beta": terms.content_divergence + style,
+        "beta_content": resolved.beta * terms.content_divergence,
+        "beta_style": resolved.beta * style,
+        "style_weights": resolved.beta * terms.style_divergence["green"],
+        "reconstruction_weights": terms.reconstruction["green"],
+    }
+    assert_close(slope, expected[field], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def linear_pair(monkeypatch):
+    """A model whose decoders are linear and likelihoods N(., 1), so that log p(x) is known, and some data."""
+    for spec in TINY[:2]:
+        networks = dataclasses.replace(
+            NETWORKS["mnist"],
+            encoder=lambda width: nn.Flatten(),
+            num_features=lambda width, size=spec.size: size,
+            decoder=lambda latent, width, size=spec.size: nn.Sequential(
+                nn.Linear(latent, size), nn.Unflatten(1, (1, 1, size))
+            ),
+            likelihood=lambda loc: Independent(Normal(loc, 1.0), 3),
+        )
+        monkeypatch.setitem(NETWORKS, spec.name, networks)
+
+    def build(num_modalities, style_dim, name):
+        modalities = TINY[:num_modalities]
+        ones = {spec.name: 1.0 for spec in modalities}
+        objective = ObjectiveConfig(name=name, beta=1, reconstruction_weights=ones, style_weights=ones)
+        return MultimodalVae(modalities, ModelConfig(content_dim=2, style_dim=style_dim), objective)
+
+    return build
+
+
+def linear_log_likelihood(model, x) -> torch.Tensor:
+    """log p(x) of some modalities, x_j = W_j (c, s_j) + b_j + noise, with all latents integrated out."""
+    content = model.config.content_dim
+    layers = {name: model.decoders[name][0] for name in x}
+    shared = torch.cat([layer.weight[:, :content] for layer in layers.values()])
+    own = torch.block_diag(*(layer.weight[:, content:] for layer in layers.values()))
+    covariance = shared @ shared.T + own @ own.T + torch.eye(len(shared))
+    mean = torch.cat([layer.bias for layer in layers.values()])
+    pixels = torch.cat([each.flatten(1) for each in x.values()], dim=1)
+    return MultivariateNormal(mean, covariance).log_prob(pixels)
+
+
+def expected_bound(model, x) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard error of the bound, each sample with many draws."""
+    repeated = {name: value.repeat_interleave(10_000, 0) for name, value in x.items()}
+    batch = len(next(iter(repeated.values())))
+    bounds = -elbo(model, repeated, draw(model, batch, seeded())).loss.reshape(-1, 10_000)
+    return bounds.mean(1), bounds.std(1) / 10_000**0.5
+
+
+@pytest.mark.parametrize("name", ["mmvae", "mvae"])
+@pytest.mark.parametrize("style_dim", [0, 1])
+@torch.no_grad()
+def test_lies_below_the_log_likelihood(linear_pair, name, style_dim):
+    model = linear_pair(2, style_dim, name)
+    x = some_data(model, 3)
+    log_likelihood = linear_log_likelihood(model, x)
+    if name == "mvae":  # its loss holds the bound of each modality alone too
+        log_likelihood += sum(linear_log_likelihood(model, {each: value}) for each, value in x.items())
+    mean, standard_error = expected_bound(model, x)
+    assert (mean < log_likelihood + 3 * standard_error).all()
+
+
+@pytest.mark.parametrize("name", ["mmvae", "mvae"])
+@torch.no_grad()
+def test_is_the_log_likelihood_where_the_posterior_is_the_true_one(linear_pair, name):
+    # W has orthogonal columns of squared lengths 4 and 1: c given x has precisions 1 + 4 and 1 + 1.
+    model = linear_pair(1, 0, name)
+    decoder, head = model.decoders["red"][0], model.heads["red"]
+    weight, squared_lengths = torch.zeros(6, 2), torch.tensor([4.0, 1.0])
+    weight[0, 0], weight[3, 1] = 2.0, 1.0
+    decoder.weight.copy_(weight)
+    # mvae multiplies the expert by the prior, whose precision 1 it brings along.
+    precision = squared_lengths + (0.0 if name == "mvae" else 1.0)
+    head.weight.copy_(torch.cat([weight.T / precision[:, None], torch.zeros(2, 6)]))
+    head.bias.copy_(torch.cat([-(weight.T @ decoder.bias) / precision, -precision.log()]))
+    x = some_data(model, 3)
+    num_bounds = 2 if name == "mvae" else 1
+    mean, standard_error = expected_bound(model, x)
+    assert ((mean - num_bounds * linear_log_likelihood(model, x)).abs() < 3 * standard_error).all()
+
+
+def test_with_a_mixture_prior_is_unbiased(tiny):
+    model = tiny(2, **BOUNDS["mmjsd, mixture prior"])
+    x = {name: value.expand(20_000, -1, -1, -1) for name, value in some_data(model, 1).items()}
+    with torch.no_grad():
+        estimates = elbo(model, x, draw(model, 20_000, seeded())).content_divergence
+        one = model.posteriors({name: value[:1] for name, value in x.items()})
+        experts = [posterior.content for posterior in one.values()]
+        experts = stack([*experts, standard_like(experts[0])])
+        reference = jensen_shannon_mixture(experts, torch.ones(3) / 3, 20_000, seeded(5))
+    assert abs(estimates.mean() - reference) < 3 * (2**0.5) * estimates.std() / 20_000**0.5
+
+
+# The draws of a bound ...
+
+
+@every_bound
+def test_draws_have_one_row_a_sample_and_repeat_with_their_generator(tiny, bound):
+    model = tiny(2, style_dim={"red": 2, "green": 0}, **bound)
+    first, second = (draw(model, 5, seeded(4)) for _ in range(2))
+    assert first.content.shape == (5, 3)
+    assert first.choice.shape == (5,)
+    assert {name: noise.shape for name, noise in first.style.items()} == {"red": (5, 2), "green": (5, 0)}
+    assert {name: noise.shape for name, noise in first.unimodal.items()} == (
+        {"red": (5, 3), "green": (5, 3)} if bound["name"] == "mvae" else {}
+    )
+    mixture_prior = "dynamic_prior" in bound
+    assert (None if first.prior is None else first.prior.shape) == ((5, 2, 3, 3) if mixture_prior else None)
+    assert torch.equal(first.content, second.content)
+    assert torch.equal(first.choice, second.choice)
+    assert all(torch.equal(first.style[name], second.style[name]) for name in first.style)
+
+
+def test_draws_are_normal_and_choices_uniform(tiny):
+    draws = draw(tiny(2, **BOUNDS["mmjsd, mixture prior"]), 20_000, seeded())
+    for noise in (draws.content, draws.style["red"], draws.style["green"], draws.prior):
+        assert abs(noise.mean()) < 0.02
+        assert abs(noise.std() - 1) < 0.02
+    assert 0 <= draws.choice.min() < 1e-3
+    assert 1 - 1e-3 < draws.choice.max() < 1
+    assert abs(draws.choice.mean() - 0.5) < 0.01
+    assert abs((draws.style["red"] * draws.style["green"]).mean()) < 0.03

@@ -1,0 +1,529 @@
+import csv
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from math import sqrt
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis.estimates import (
+    estimate_mean,
+    holm,
+    interaction,
+    level_effect,
+    pool,
+    rank_correlation,
+    tied_with_best,
+)
+from analysis.findings import Findings, find
+from analysis.report import main, write_report
+from analysis.results import ReportError, load
+from analysis.tables import config_table
+from analysis.wording import answer
+from tests.synthetic import TEST_GAP, grid, write_study
+
+ROOT = Path(__file__).resolve().parents[1]
+SUBSPACES = grid(model__style_dim=(0, 4, 16, 32), objective__beta=(0.5, 2.5))
+
+
+def shortcut(params):
+    """Coherence falls as subspaces grow, less so under a large beta."""
+    return 0.7 - 0.006 * params["model.style_dim"] * (params["objective.beta"] < 1)
+
+
+class Page(HTMLParser):
+    """The links and the visible text of a page; refuses tags that do not match."""
+
+    def __init__(self, page: Path):
+        super().__init__()
+        self.links, self.tags, self.open, self.texts = [], set(), [], []
+        self.feed(page.read_text(encoding="utf-8"))
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.texts).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def report(run):
+    """Write a report; its page, after the checks that hold for every report."""
+    index = write_report(run)
+    assert index == run / "report" / "index.html"
+    page = Page(index)
+    assert all(link.startswith(("#", "data:")) for link in page.links), page.links
+    source = index.read_text(encoding="utf-8")
+    assert "http:" not in source
+    assert "https:" not in source
+    assert not re.search(r"\b(nan|inf|None(?! yet))\b", page.text)
+    ids = re.findall(r'\sid="([^"]+)"', source)
+    assert len(ids) == len(set(ids))
+    assert (run / "report" / "report.md").exists()
+    return page
+
+
+# Estimates: laws, numbers worked by hand, oracles
+
+
+def test_pooled_noise_matches_numbers_worked_by_hand():
+    noise = pool([[1.0, 3.0], [2.0, 2.0, 5.0], [7.0], []])
+    assert (noise.variance, noise.dof) == (pytest.approx(8 / 3), 3)
+
+
+def test_pooled_noise_is_the_mean_square_error_of_an_anova():
+    groups = np.random.default_rng(0).normal(size=(5, 3))
+    between = 3 * groups.mean(1).var(ddof=1)
+    assert between / pool(groups.tolist()).variance == pytest.approx(stats.f_oneway(*groups).statistic)
+
+
+def test_interval_of_a_mean_matches_numbers_worked_by_hand():
+    # Squares 0.02 + 0.02 over 2 degrees of freedom: variance 0.02, standard error 0.1, t 4.302653.
+    noise = pool([[0.5, 0.7], [0.2, 0.4]])
+    estimate = estimate_mean([0.5, 0.7], noise)
+    assert estimate is not None
+    assert estimate.standard_error == pytest.approx(0.1)
+    assert (estimate.low, estimate.high) == pytest.approx((0.6 - 0.4302653, 0.6 + 0.4302653))
+
+
+def test_interval_of_a_mean_is_unknown_without_replicates():
+    estimate = estimate_mean([0.5], pool([[0.5], [0.7]]))
+    assert estimate is not None
+    assert (estimate.value, estimate.half_width) == (0.5, None)
+    assert estimate_mean([], pool([[0.5, 0.6]])) is None
+
+
+def test_effect_of_two_levels_is_the_t_test():
+    a, b = [0.61, 0.64, 0.59], [0.52, 0.55, 0.50]
+    effect = level_effect({"a": {(): a}, "b": {(): b}}, pool([a, b]))
+    oracle = stats.ttest_ind(a, b)
+    low, high = oracle.confidence_interval()
+    assert effect.difference == pytest.approx(fmean(a) - fmean(b))
+    assert effect.half_width == pytest.approx((high - low) / 2)
+    assert effect.p_value == pytest.approx(oracle.pvalue)
+
+
+def test_effect_of_more_levels_is_tukeys_honest_difference():
+    groups = np.random.default_rng(1).normal([[0.0], [0.4], [1.5]], 0.5, (3, 4))
+    effect = level_effect(
+        {name: {(): row.tolist()} for name, row in enumerate(groups)}, pool(groups.tolist())
+    )
+    oracle = stats.tukey_hsd(*groups)
+    first, last = effect.best.level, effect.worst.level
+    bounds = oracle.confidence_interval()
+    assert effect.p_value == pytest.approx(oracle.pvalue[first, last], rel=1e-3)
+    assert effect.half_width == pytest.approx((bounds.high - bounds.low)[first, last] / 2, rel=1e-3)
+
+
+def test_effect_is_averaged_over_the_settings_that_every_level_has():
+    # Setting z lacks level b: left out, else its low value would pass for an effect of a.
+    cells = {
+        "a": {"x": [0.6, 0.8], "y": [0.5, 0.5], "z": [0.0, 0.0]},
+        "b": {"x": [0.4, 0.4], "y": [0.3, 0.5]},
+    }
+    noise = pool([values for row in cells.values() for values in row.values()])
+    effect = level_effect(cells, noise)
+    # Means 0.6 and 0.4; noise 0.04 / 5 = 0.008; variance of each mean 0.008 (1/2 + 1/2) / 4 = 0.002.
+    assert effect.difference == pytest.approx(0.2)
+    assert effect.half_width == pytest.approx(2.570582 * sqrt(0.004))
+    assert (effect.matched, effect.num_left_out) == (True, 1)
+
+
+def test_effect_compares_whole_configs_where_levels_share_no_setting():
+    cells = {"a": {1: [0.6, 0.7], 2: [0.8, 0.9]}, "b": {3: [0.2, 0.3], 4: [0.4, 0.5]}}
+    effect = level_effect(cells, pool([[0.6, 0.6001]]))
+    oracle = stats.ttest_ind([0.65, 0.85], [0.25, 0.45])
+    assert not effect.matched
+    assert effect.p_value == pytest.approx(oracle.pvalue)
+
+
+def test_effect_has_the_smallest_mean_as_best_where_lower_is_better():
+    effect = level_effect(
+        {1: {(): [5.0, 6.0]}, 2: {(): [1.0, 2.0]}}, pool([[1.0, 2.0]]), lower_is_better=True
+    )
+    assert (effect.best.level, effect.difference) == (2, -4.0)
+
+
+@given(st.floats(0.1, 10), st.floats(-5, 5), st.permutations(["a", "b", "c"]))
+def test_effect_ignores_units_origin_and_order_of_levels(scale, shift, order):
+    cells = {
+        "a": {1: [0.1, 0.3], 2: [0.4, 0.2]},
+        "b": {1: [0.5, 0.4], 2: [0.7, 0.9]},
+        "c": {1: [0.2], 2: [0.1]},
+    }
+    moved = {
+        level: {
+            setting: [scale * value + shift for value in values] for setting, values in cells[level].items()
+        }
+        for level in order
+    }
+    effect, other = (
+        level_effect(each, pool([values for row in each.values() for values in row.values()]))
+        for each in (cells, moved)
+    )
+    assert (other.best.level, other.worst.level) == (effect.best.level, effect.worst.level)
+    assert other.half_width == pytest.approx(scale * effect.half_width)
+    assert other.p_value == pytest.approx(effect.p_value, rel=1e-4)
+
+
+def test_effect_needs_two_levels_and_survives_replicates_that_agree():
+    assert level_effect({"a": {(): [0.5, 0.6]}, "b": {}}, pool([[0.5, 0.6]])) is None
+    equal = level_effect({"a": {(): [0.5, 0.5]}, "b": {(): [0.6, 0.6]}}, pool([[0.5, 0.5], [0.6, 0.6]]))
+    assert (equal.p_value, equal.half_width) == (0.0, 0.0)
+
+
+def test_interaction_of_two_by_two_matches_numbers_worked_by_hand():
+    # d = 0.9 - 0.5 - 0.4 + 0.4 = 0.4; F = R d^2 / 4 / noise with R = 2 and noise 0.0008 / 4 = 0.0002.
+    cells = {(a, b): [mean - 0.01, mean + 0.01] for (a, b), mean in
+             {(0, 0): 0.9, (0, 1): 0.5, (1, 0): 0.4, (1, 1): 0.4}.items()}  # fmt: skip
+    test = interaction(cells, pool(cells.values()))
+    assert (test.statistic, test.dof) == (pytest.approx(2 * 0.16 / 4 / 0.0002), (1, 4))
+    additive = {(a, b): [a + b - 0.01, a + b + 0.01] for a in (0, 1) for b in (0, 1, 2)}
+    assert interaction(additive, pool(additive.values())).p_value == pytest.approx(1.0)
+
+
+def test_holm_matches_numbers_worked_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_ties_are_differences_that_are_not_significant():
+    groups = [[0.70, 0.71], [0.70, 0.70], [0.50, 0.51], []]
+    assert tied_with_best(groups[0], groups[1:], pool(groups)) == [True, False, None]
+    assert tied_with_best([0.7], [[0.1]], pool([[0.7], [0.1]])) == [None]
+
+
+def test_rank_correlation_is_spearmans():
+    x, y = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.0, 1.0, 3.0, 5.0, 4.0, 6.0]
+    found = rank_correlation(x, y, num_factors=3)
+    assert found.rho == pytest.approx(1 - 6 * 4 / (6 * 35))
+    assert found.p_value == pytest.approx(3 * stats.spearmanr(x, y).pvalue)
+    assert rank_correlation([1.0] * 6, y) is None
+
+
+def test_intervals_cover_the_truth_and_null_effects_are_rarely_significant():
+    rng = np.random.default_rng(0)
+    studies, covered, alarms = 200, 0, 0
+    for _ in range(studies):
+        values = rng.normal(size=(3, 2, 2))  # levels of one factor, of another, replicates
+        noise = pool(values.reshape(6, 2).tolist())
+        estimate = estimate_mean(values[0, 0].tolist(), noise)
+        covered += estimate.low < 0 < estimate.high
+        first = {a: {b: values[a, b].tolist() for b in range(2)} for a in range(3)}
+        second = {b: {a: values[a, b].tolist() for a in range(3)} for b in range(2)}
+        effects = [level_effect(cells, noise, num_factors=2) for cells in (first, second)]
+        alarms += any(effect.excludes_zero for effect in effects)
+        assert all(effect.excludes_zero == (effect.p_value < 0.05) for effect in effects)
+    assert 0.91 < covered / studies < 0.99
+    assert 0.005 < alarms / studies < 0.09
+
+
+# Findings: known effects, planted and recovered
+
+
+@pytest.fixture(scope="module")
+def subspaces(tmp_path_factory):
+    run = write_study(tmp_path_factory.mktemp("runs") / "subspaces", SUBSPACES, shortcut, noise=0.01)
+    (run / "samples").mkdir()
+    for config in load(run).configs:
+        for trial in config.trials:
+            (run / "samples" / f"{trial.trial_id}.png").write_bytes(b"\x89PNG not really")
+    return run
+
+
+def findings_of(run) -> Findings:
+    return find(load(run))
+
+
+def test_findings_recover_a_planted_effect_and_interaction(subspaces):
+    findings = findings_of(subspaces)
+    first = findings.effects[0]
+    assert first.factor.name == "style_dim"
+    assert (first.effect.best.level, first.effect.worst.level) == (0, 32)
+    assert first.effect.difference == pytest.approx(0.096, abs=first.effect.half_width)
+    assert first.effect.excludes_zero
+    assert findings.interaction.p_value < 0.001
+    words = " ".join(answer(findings))
+    assert "which excludes zero" in words
+    assert "averaged over `beta`" in words
+    assert "8 configs × 2 replicates: 16 ended trials took 8.0 min of device time" in words
+
+
+def test_findings_call_no_effect_where_there_is_none(tmp_path):
+    findings = findings_of(write_study(tmp_path / "null", SUBSPACES, lambda params: 0.5, noise=0.02, seed=3))
+    assert not any(finding.effect.excludes_zero for finding in findings.effects)
+    assert findings.interaction.p_value > 0.05
+    assert "which includes zero" in " ".join(answer(findings))
+    assert all(finding.tied for finding in findings.configs[1:])
+
+
+def test_findings_rank_by_validation_and_report_on_test(subspaces):
+    findings = findings_of(subspaces)
+    ranks = [finding.config.validation for finding in findings.configs]
+    assert ranks == sorted(ranks, reverse=True)
+    best = findings.best
+    results = findings.results
+    tested = [results.last[results.objective][trial.trial_id] for trial in best.config.complete]
+    assert results.objective.split == "test"
+    assert best.estimates["objective"].value == pytest.approx(fmean(tested))
+    assert fmean(tested) == pytest.approx(best.config.validation - TEST_GAP)
+
+
+def test_findings_correlate_continuous_factors(tmp_path):
+    rates = [1e-4 * 1.3**step for step in range(12)]
+    configs = [
+        {"training.learning_rate": rate, "objective.name": name, "objective.weights": (0.25, 0.25, 0.2, 0.3)}
+        for rate, name in zip(rates, ["mmjsd", "mvae"] * 6, strict=True)
+    ]
+    domains = {
+        "training.learning_rate": {"type": "LogUniform", "low": 1e-4, "high": 3e-3},
+        "objective.name": {"type": "Choice", "options": ["mmjsd", "mvae"]},
+    }
+    run = write_study(
+        tmp_path / "run",
+        configs,
+        lambda params: 0.5 + 50 * params["training.learning_rate"],
+        study={"sampler": "tpe", "domains": domains},
+    )
+    findings = findings_of(run)
+    assert findings.correlations[0].factor.name == "learning_rate"
+    assert findings.correlations[0].correlation.rho > 0.9
+    assert not findings.effects[0].effect.matched
+    page = report(run)
+    assert "goes most closely with learning_rate" in page.text
+    assert "between configs" in page.text
+
+
+@pytest.mark.parametrize(("modalities", "name"), [(("image", "text"), "ternary"), (("a", "b", "c"), "pairs")])
+def test_findings_map_a_simplex(tmp_path, modalities, name):
+    rng = np.random.default_rng(0)
+    weights = [tuple(rng.dirichlet(np.ones(len(modalities) + 1)).tolist()) for _ in range(8)]
+    run = write_study(
+        tmp_path / name,
+        [{"objective.weights": each} for each in weights],
+        lambda params: 0.4 + 0.4 * params["objective.weights"][-1],
+        modalities=modalities,
+        study={
+            "sampler": "random",
+            "domains": {"objective.weights": {"type": "Simplex", "size": 3, "lower": 0}},
+        },
+    )
+    page = report(run)
+    assert "goes most closely with weights[prior]" in page.text
+    assert (run / "report" / "figures" / "weights_1.svg").exists()
+
+
+# Report: what the page shows, and where it has to say that it cannot
+
+
+@pytest.fixture(scope="module")
+def page(subspaces):
+    return report(subspaces)
+
+
+def test_report_shows_the_same_numbers_on_every_page(subspaces, page):
+    best = findings_of(subspaces).best.estimates["objective"]
+    number = f"{best.value:.3f} ± {best.half_width:.3f}"
+    assert number in page.text
+    assert number in (subspaces / "report" / "report.md").read_text()
+    with (subspaces / "report" / "tables" / "configs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert float(rows[0]["test_objective"]) == pytest.approx(best.value)
+    assert float(rows[0]["test_objective_low"]) == pytest.approx(best.low)
+    assert rows[0]["objective.beta"] == "2.5"
+    assert rows[0]["best"] == "True"
+
+
+def test_report_holds_figures_tables_and_samples_of_the_best_config(subspaces, page):
+    figures = {path.name for path in (subspaces / "report" / "figures").iterdir()}
+    best = findings_of(subspaces).best.config
+    assert {"interaction.svg", "main_effects.svg", "trade_off.svg", "learning_curves.svg"} <= figures
+    assert {f"samples_{trial.trial_id}.png" for trial in best.complete} <= figures
+    assert sum(link.startswith("data:image/png;base64,") for link in page.links) == 2
+    for words in (
+        "coherence → svhn",
+        "mnist + svhn + text",
+        "A processor · 8 cores",
+        "Nothing: every trial ran",
+    ):
+        assert words in page.text
+    assert "python study/run.py --space subspaces --out runs/subspaces" in page.text
+
+
+def test_report_of_a_study_without_replicates_gives_no_intervals(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut, replicates=1)
+    page = report(run)
+    assert "an interval needs at least two replicates" in page.text
+    assert "n/a (one replicate)" in page.text
+    assert "without replicates nobody can say" in page.text
+    assert "tied with" not in page.text.split("What was asked")[0]
+
+
+def test_report_of_one_trial_compares_nothing(tmp_path):
+    page = report(write_study(tmp_path / "run", SUBSPACES[:1], shortcut, replicates=1))
+    assert "The only config is style_dim = 0, beta = 0.5" in page.text
+    assert "too few configs have completed" in page.text
+
+
+def test_report_of_a_study_that_sweeps_nothing(tmp_path):
+    page = report(write_study(tmp_path / "run", [{}], lambda params: 0.5, replicates=3))
+    assert "The only config is the space's base" in page.text
+    assert "The space varies no field" in page.text
+
+
+def test_report_of_an_unfinished_study_says_what_is_missing(tmp_path):
+    states = {(0, 0): "RUNNING", (0, 1): "PLANNED", (1, 0): "DIVERGED", (2, 1): "FAILED", (3, 0): "STOPPED"}
+    run = write_study(
+        tmp_path / "run",
+        SUBSPACES,
+        shortcut,
+        state=lambda config, replicate: states.get((config, replicate), "COMPLETE"),
+        error="loss is infinite at epoch 3",
+    )
+    page = report(run)
+    assert "This study is unfinished: 14 of its 16 trials have ended." in page.text
+    assert "3 trials did not complete and do not count" in page.text
+    assert "1 of 2, 1 DIVERGED" in page.text
+    assert "DIVERGED: " in page.text
+    assert "loss is infinite at epoch 3" in page.text
+    assert "4 epochs so far" in page.text
+    assert "1 planned trial has not begun." in page.text
+    rows = config_table(findings_of(run)).rows
+    assert len(rows) == 7
+
+
+def test_report_of_a_study_in_which_all_failed_names_no_best(tmp_path):
+    page = report(
+        write_study(tmp_path / "run", SUBSPACES[:2], shortcut, state=lambda *_: "FAILED", error="boom")
+    )
+    assert "No config can be called best: no trial completed: 4 FAILED" in page.text
+    assert "None yet: no trial has completed." in page.text
+
+
+def test_report_of_an_empty_study_says_so(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut, state=lambda *_: "PLANNED")
+    (run / "results").mkdir()
+    page = report(run)
+    assert "no trial has ended" in page.text
+    assert "0 of 16" in page.text
+
+
+def test_report_needs_neither_study_json_nor_manifest(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut)
+    (run / "study.json").unlink()
+    (run / "manifest.json").unlink()
+    assert "The factor with the largest effect is style_dim" in report(run).text
+
+
+def test_report_escapes_what_users_and_errors_say(tmp_path):
+    evil = "<script>alert('x')</script>|`**$\\frac{$&amp;"
+    run = write_study(
+        tmp_path / "a <b> 'run'",
+        grid(objective__name=("mmjsd", evil), objective__fusion=("mixture", evil)),
+        lambda params: 0.5 + 0.1 * (params["objective.name"] == evil),
+        state=lambda config, replicate: "FAILED" if (config, replicate) == (0, 1) else "COMPLETE",
+        error=f"Traceback: {evil}</pre>",
+        study={"study": evil, "question": evil, "description": evil, "command": ["python", evil]},
+    )
+    page = report(run)
+    source = (run / "report" / "index.html").read_text()
+    assert source.count("<script>") == 1
+    assert f"Traceback: {evil}</pre>" in page.text
+    assert f"Study report · {evil}" in page.text
+    markdown = re.sub(
+        r"`[^`\n]*`|^    .*$", "", (run / "report" / "report.md").read_text(), flags=re.MULTILINE
+    )
+    assert not re.search(r"(?<!\\)<script", markdown)
+
+
+def test_report_removes_figures_of_an_earlier_one(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
+    stale = run / "report" / "figures" / "weights_1.svg"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("old")
+    report(run)
+    assert not stale.exists()
+
+
+def test_report_of_one_epoch_has_no_learning_curves(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES[:2], shortcut, epochs=1)
+    report(run)
+    assert not (run / "report" / "figures" / "learning_curves.svg").exists()
+
+
+# Command line
+
+
+def test_command_refuses_in_one_sentence_what_it_cannot_read(tmp_path, capsys):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "hollow" / "results").mkdir(parents=True)
+    write_study(tmp_path / "torn", SUBSPACES[:1], shortcut)
+    (tmp_path / "torn" / "study.json").write_text('{"study":')
+    for name, words in (
+        ("missing", "no folder"),
+        ("nothing", "holds no results"),
+        ("hollow", "holds no results and no study.json"),
+        ("torn", "study.json is damaged"),
+    ):
+        assert main([str(tmp_path / name)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert words in captured.err
+    with pytest.raises(ReportError, match="no folder"):
+        write_report(tmp_path / "missing")
+
+
+def test_command_runs_as_a_script_and_refuses_a_damaged_file(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
+    (run / "results" / "trials" / "torn.parquet").write_bytes(b"PAR1 torn")
+    done = subprocess.run(
+        [sys.executable, "analysis/report.py", str(run)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "torn.parquet is damaged" in done.stderr
+
+
+def test_command_imports_neither_torch_nor_ray(subspaces):
+    script = (
+        "import runpy, sys\n"
+        "sys.argv = ['analysis/report.py', sys.argv[1]]\n"
+        "try:\n    runpy.run_path('analysis/report.py', run_name='__main__')\n"
+        "except SystemExit as done:\n    assert done.code == 0\n"
+        "heavy = {'torch', 'ray', 'optuna', 'sklearn'}\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & heavy))\n"
+        "print('matplotlib.pyplot' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(subspaces)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == ["[]", "False"]

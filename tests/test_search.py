@@ -1,0 +1,174 @@
+"""The study's search: serves every (config, replicate) once, whatever happened before."""
+
+import dataclasses
+from datetime import UTC, datetime
+
+import optuna
+import pytest
+
+from study import store
+from study.config import Study, TrialConfig
+from study.search import Search
+from study.space import Choice, SearchSpace, Uniform
+
+GRID = SearchSpace({"model.style_dim": Choice((0, 2)), "objective.beta": Choice((1.0, 2.0, 4.0))})
+LINE = SearchSpace({"objective.beta": Uniform(0.5, 8.0)})
+
+
+def study(out, space=GRID, sampler="grid", trials=6, replicates=2) -> Study:
+    out.mkdir(exist_ok=True)
+    return Study(
+        name="test",
+        space_name="test",
+        space=space,
+        base=TrialConfig(),
+        preset="laptop",
+        sampler=sampler,
+        trials=trials,
+        replicates=replicates,
+        seed=3,
+        workers=1,
+        gpus_per_worker=0.0,
+        max_concurrent=None,
+        address=None,
+        out=out,
+        commit="",
+        dirty=False,
+        versions="{}",
+    )
+
+
+def end(search, trial, value, state="COMPLETE"):
+    """What a trial's process and the tuner do when it ends."""
+    now = datetime.now(UTC)
+    texts = dict.fromkeys(("study", "space", "error", "device", "host", "commit", "objective_metric"), "")
+    numbers = {"seed": 0, "epochs": 1, "wall_s": 1.0, "device_s": 1.0, "samples_per_s": 1.0, "workers": 1}
+    row = {
+        **texts,
+        **numbers,
+        "trial_id": trial.trial_id,
+        "config_hash": trial.config_hash,
+        "replicate": trial.replicate,
+        "state": state,
+        "started_at": now,
+        "finished_at": now,
+        "peak_memory_gib": 1.0,
+        "dirty": False,
+        "versions": "{}",
+        "objective_value": value,
+        "config": "{}",
+    }
+    store.write_trial(trial.out, row, trial.params)
+    search.ended(trial, value)
+
+
+def run(search, value=lambda trial: trial.replicate + trial.config.objective.beta, limit=None):
+    """Serve and end trials one after the other; their names in order."""
+    served = []
+    while limit is None or len(served) < limit:
+        trial = search.next()
+        if trial is None:
+            break
+        served.append(trial)
+        end(search, trial, value(trial))
+    return served
+
+
+def optuna_trials(out):
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(out / "optuna.journal"))
+    )
+    return optuna.load_study(study_name="test", storage=storage).get_trials()
+
+
+def test_a_grid_is_served_whole_in_order_each_replicate_once(tmp_path):
+    search = Search(study(tmp_path))
+    assert search.num_missing == 12
+    served = run(search)
+    shown = [(t.params["model.style_dim"], t.params["objective.beta"], t.replicate) for t in served]
+    assert shown == [(size, beta, r) for size in (0, 2) for beta in (1.0, 2.0, 4.0) for r in (0, 1)]
+    assert len({trial.trial_id for trial in served}) == 12
+    assert len({trial.config.seed for trial in served}) == 12
+    assert search.num_missing == 0
+
+
+def test_the_sampler_is_told_the_mean_over_replicates_under_the_fields_names(tmp_path):
+    run(Search(study(tmp_path)))
+    trials = optuna_trials(tmp_path)
+    assert [trial.value for trial in trials] == [1.5, 2.5, 4.5] * 2
+    assert trials[4].params == {"model.style_dim": 2, "objective.beta": 2.0}
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_config_with_a_diverged_replicate_has_failed_for_the_sampler(tmp_path, value):
+    search = Search(study(tmp_path, trials=1))
+    first, second = search.next(), search.next()
+    end(search, first, 0.5)
+    end(search, second, value, "DIVERGED")
+    assert [trial.state.name for trial in optuna_trials(tmp_path)] == ["FAIL"]
+    assert Search(study(tmp_path, trials=1)).next() is None
+
+
+@pytest.mark.parametrize(("space", "sampler"), [(GRID, "grid"), (LINE, "random"), (LINE, "tpe")])
+@pytest.mark.parametrize("ended", [0, 1, 5])
+def test_a_study_that_was_killed_serves_what_is_missing_and_nothing_else(tmp_path, space, sampler, ended):
+    whole = [trial.trial_id for trial in run(Search(study(tmp_path / "whole", space, sampler)))]
+    killed = Search(study(tmp_path / "killed", space, sampler))
+    before = [trial.trial_id for trial in run(killed, limit=ended)]
+    killed.next()  # running when the process dies
+    after = [trial.trial_id for trial in run(Search(study(tmp_path / "killed", space, sampler)))]
+    assert before + after == whole
+    assert len(optuna_trials(tmp_path / "killed")) == 6
+    assert all(trial.state.name == "COMPLETE" for trial in optuna_trials(tmp_path / "killed"))
+
+
+def test_a_kill_between_asking_and_noting_the_answer_shifts_nothing(tmp_path):
+    search = Search(study(tmp_path))
+    run(search, limit=2)
+    search._optuna.ask()  # noted nowhere
+    assert len(run(Search(study(tmp_path)))) == 10
+    states = [trial.state.name for trial in optuna_trials(tmp_path)]
+    assert sorted(states) == ["COMPLETE"] * 6 + ["FAIL"]
+
+
+def test_a_failed_trial_is_tried_again_a_diverged_one_is_not(tmp_path):
+    search = Search(study(tmp_path, trials=1))
+    failed, diverged = search.next(), search.next()
+    end(search, failed, None, "FAILED")
+    end(search, diverged, None, "DIVERGED")
+    again = Search(study(tmp_path, trials=1))
+    assert again.num_missing == 1
+    assert [trial.trial_id for trial in run(again)] == [failed.trial_id]
+
+
+def test_raised_trials_and_replicates_extend_a_finished_study(tmp_path):
+    first = run(Search(study(tmp_path, LINE, "tpe", trials=3)))
+    more = run(Search(study(tmp_path, LINE, "tpe", trials=5)))
+    again = run(Search(study(tmp_path, LINE, "tpe", trials=5, replicates=3)))
+    names = [trial.trial_id for trial in (*first, *more, *again)]
+    assert (len(first), len(more), len(again)) == (6, 4, 5)
+    assert len(set(names)) == 15
+    assert {trial.replicate for trial in again} == {2}
+
+
+def test_a_config_that_is_proposed_twice_is_trained_once(tmp_path):
+    space = SearchSpace({"model.style_dim": Choice((0, 2))})
+    search = Search(study(tmp_path, space, "random", trials=12, replicates=1))
+    served = run(search)
+    assert len(served) == 2
+    assert search.num_missing == 0
+    assert [trial.state.name for trial in optuna_trials(tmp_path)] == ["COMPLETE"] * 12
+
+
+def test_a_lost_journal_costs_no_finished_trial(tmp_path):
+    whole = run(Search(study(tmp_path, LINE, "random")), limit=7)
+    (tmp_path / "optuna.journal").unlink()
+    rest = run(Search(study(tmp_path, LINE, "random")))
+    assert len({trial.trial_id for trial in (*whole, *rest)}) == len(whole) + len(rest) == 12
+
+
+def test_a_trial_travels_with_its_seeded_config(tmp_path):
+    trial = Search(study(tmp_path)).next()
+    expected = TrialConfig().with_fields(trial.params).for_replicate(3, 0)
+    assert trial.config == expected
+    assert trial.config_hash == dataclasses.replace(expected, seed=0).config_hash()

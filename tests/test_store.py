@@ -1,0 +1,148 @@
+"""The two tables: what is written comes back, whole or not at all, readable by others."""
+
+from datetime import UTC, datetime
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study import store
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def trial(name="abc-r0", **changes):
+    texts = {
+        field.name: "" for field in store.TRIALS if pa.types.is_string(field.type) and not field.nullable
+    }
+    numbers = {"replicate": 0, "seed": 2**54, "epochs": 3, "wall_s": 1.5, "device_s": 1.5, "workers": 1}
+    nothing = {"samples_per_s": None, "peak_memory_gib": None, "objective_value": None}
+    times = {"started_at": NOW, "finished_at": NOW, "dirty": True}
+    return {**texts, **numbers, **nothing, **times, "trial_id": name, "state": "COMPLETE", **changes}
+
+
+def measurement(value=0.5, name="abc-r0", epoch=1):
+    texts = {
+        field.name: "" for field in store.MEASUREMENTS if pa.types.is_string(field.type)
+    }
+    numbers = {"replicate": 0, "epoch": epoch, "value": value, "standard_error": None, "num_samples": 10}
+    return {**texts, **numbers, "trial_id": name, "metric": "coherence"}
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    row, rows = trial(objective_value=0.25), [measurement(0.1), measurement(0.2, epoch=2)]
+    store.write_trial(tmp_path, row, {"objective.beta": 2.5})
+    store.write_measurements(tmp_path, "abc-r0", rows)
+    assert store.read_trial(tmp_path, "abc-r0") == row
+    assert store.read_measurements(tmp_path, "abc-r0") == rows
+    assert store.ended_trials(tmp_path) == [row]
+    assert store.read(tmp_path).trials.to_pylist() == [{**row, "param.objective.beta": 2.5}]
+
+
+VALUES = st.one_of(
+    st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.text(max_size=5), st.booleans(), st.none()
+)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=5))
+def test_swept_values_of_any_types_can_be_read_together(tmp_path_factory, values):
+    out = tmp_path_factory.mktemp("run")
+    for number, value in enumerate(values):
+        store.write_trial(out, trial(f"{number}-r0"), {"model.style_dim": value})
+    column = store.read(out).trials["param.model.style_dim"].to_pylist()
+    kinds = {bool if isinstance(v, bool) else float if isinstance(v, (int, float)) else type(v) for v in values}
+    if len(kinds - {type(None)}) > 1:
+        assert column == [None if value is None else str(value) for value in values]
+    else:
+        assert column == values
+
+
+def test_a_simplex_is_a_list_of_float64(tmp_path):
+    store.write_trial(tmp_path, trial(), {"objective.weights": (0.25, 0.75)})
+    column = store.read(tmp_path).trials["param.objective.weights"]
+    assert column.type == pa.list_(pa.float64())
+    assert column.to_pylist() == [[0.25, 0.75]]
+
+
+def test_a_field_that_only_some_trials_have_is_empty_in_the_others(tmp_path):
+    store.write_trial(tmp_path, trial("a-r0"), {"objective.beta": 1.0})
+    store.write_trial(tmp_path, trial("b-r0"), {"model.style_dim": {"svhn": 3}})
+    rows = store.read(tmp_path).trials.to_pylist()
+    assert [row["param.objective.beta"] for row in rows] == [1.0, None]
+    assert [row["param.model.style_dim"] for row in rows] == [None, '{"svhn": 3}']
+
+
+def test_writing_again_replaces(tmp_path):
+    store.write_measurements(tmp_path, "abc-r0", [measurement(0.1)])
+    store.write_measurements(tmp_path, "abc-r0", [measurement(0.1), measurement(0.2, epoch=2)])
+    assert [row["value"] for row in store.read_measurements(tmp_path, "abc-r0")] == [0.1, 0.2]
+    assert len(list((tmp_path / "results" / "measurements").iterdir())) == 1
+
+
+def test_a_write_that_was_cut_off_leaves_the_old_file(tmp_path, monkeypatch):
+    store.write_measurements(tmp_path, "abc-r0", [measurement(0.1)])
+
+    def cut(table, path):
+        path.write_bytes(b"PAR1 and no more")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", cut)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_measurements(tmp_path, "abc-r0", [measurement(0.9)])
+    assert [row["value"] for row in store.read_measurements(tmp_path, "abc-r0")] == [0.1]
+    assert len(store.read(tmp_path).measurements) == 1
+
+
+def test_other_readers_find_the_same_numbers(tmp_path):
+    store.write_measurements(tmp_path, "abc-r0", [measurement(0.1), measurement(0.2, epoch=2)])
+    files = str(tmp_path / "results" / "measurements" / "*.parquet")
+    assert duckdb.sql(f"select sum(value) from '{files}'").fetchall()[0][0] == pytest.approx(0.3)
+    frame = pd.read_parquet(tmp_path / "results" / "measurements")
+    assert frame["value"].tolist() == [0.1, 0.2]
+
+
+def test_units_and_direction_stand_in_the_files(tmp_path):
+    store.write_trial(tmp_path, trial(), {})
+    metadata = store.read(tmp_path).trials.schema.metadata
+    assert b'"loss": "nats per sample"' in metadata[b"mmjsd.units"]
+    assert b"reconstruction" in metadata[b"mmjsd.lower_is_better"]
+
+
+def test_a_folder_without_results_is_told(tmp_path):
+    with pytest.raises(store.StoreError, match=f"{tmp_path} holds no results"):
+        store.read(tmp_path)
+
+
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path):
+    store.write_trial(tmp_path, trial(), {})
+    file = tmp_path / "results" / "trials" / "abc-r0.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(store.StoreError, match=r"abc-r0\.parquet is damaged .*delete it .* --resume"):
+        store.read(tmp_path)
+
+
+def test_a_foreign_file_is_named_with_what_it_lacks(tmp_path):
+    file = tmp_path / "results" / "measurements" / "x.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"value": [1.0]}), file)
+    with pytest.raises(store.StoreError, match=r"x\.parquet is not a results file.*it lacks study, trial_id"):
+        store.read(tmp_path)
+
+
+def test_another_schema_version_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(store._METADATA, b"mmjsd.schema_version", b"0")
+    store.write_trial(tmp_path, trial(), {})
+    with pytest.raises(store.StoreError, match="schema version 0; expected 1"):
+        store.read(tmp_path)
+
+
+def test_a_trial_that_is_tried_again_is_forgotten_first(tmp_path):
+    store.write_trial(tmp_path, trial(state="FAILED"), {})
+    store.forget_trial(tmp_path, "abc-r0")
+    store.forget_trial(tmp_path, "abc-r0")
+    assert store.read_trial(tmp_path, "abc-r0") is None
+    assert store.ended_trials(tmp_path) == []

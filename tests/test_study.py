@@ -1,0 +1,176 @@
+"""Whole studies with a real Ray, as a user starts them: finished, killed and resumed, on two workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mmjsd.model import load
+from study import store
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A cache that the module's studies share, and a short temporary folder for Ray's sockets."""
+    folder = tmp_path_factory.mktemp("cache")
+    return {**os.environ, "MMJSD_CACHE": str(folder), "RAY_AUTH_MODE": "disabled"}
+
+
+def command(out, *options):
+    return [sys.executable, "study/run.py", "--space", "smoke", "--out", str(out), *options]
+
+
+def run(environment, out, *options):
+    return subprocess.run(
+        command(out, *options), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(environment, tmp_path_factory):
+    """A smoke study that nothing disturbs: its folder and what it said."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return out, run(environment, out, "--training.epochs", "4")
+
+
+def measurements(out):
+    """Every measured value by all that names it; raises on doubles."""
+    rows = store.read(out).measurements.to_pylist()
+    keys = ("trial_id", "epoch", "split", "metric", "posterior", "given", "target")
+    values = {tuple(row[key] for key in keys): (row["value"], row["standard_error"]) for row in rows}
+    assert len(values) == len(rows)
+    return values
+
+
+def trials(out):
+    return {row["trial_id"]: row for row in store.read(out).trials.to_pylist()}
+
+
+def test_a_study_ends_with_every_trial_in_the_tables(undisturbed):
+    out, said = undisturbed
+    assert said.returncode == 0, said.stderr
+    assert "4 trials complete, 0 diverged, 0 failed" in said.stdout
+    assert "Traceback" not in said.stdout + said.stderr
+    rows = trials(out)
+    assert len(rows) == 4
+    assert {row["state"] for row in rows.values()} == {"COMPLETE"}
+    assert {row["replicate"] for row in rows.values()} == {0, 1}
+    assert {row["param.model.style_dim"] for row in rows.values()} == {0, 2}
+    for row in rows.values():
+        assert row["epochs"] == 4
+        assert row["samples_per_s"] > 0
+        assert 0 <= row["objective_value"] <= 1
+
+
+def test_the_objective_is_the_validation_score_of_the_last_epoch(undisturbed):
+    out, _ = undisturbed
+    values = measurements(out)
+    for name, row in trials(out).items():
+        key = (name, 4, "validation", "mean_coherence", "product", "", "")
+        assert row["objective_value"] == values[key][0]
+        assert (name, 4, "test", "mean_coherence", "product", "", "") in values
+        assert not [k for k in values if k[0] == name and k[2] == "test" and k[1] < 4]
+
+
+def test_each_trial_leaves_a_model_a_picture_and_its_curves(undisturbed):
+    out, _ = undisturbed
+    for name in trials(out):
+        (checkpoint,) = (out / "checkpoints" / name).iterdir()
+        assert set(load(checkpoint).generate(num_samples=2)) == set(load(checkpoint).modalities)
+        assert (out / "samples" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        board = EventAccumulator(str(out / "tensorboard" / name)).Reload()
+        assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
+        assert board.Tags()["images"] == ["samples"]
+
+
+def test_a_finished_study_is_not_trained_again(undisturbed, environment):
+    out, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.parquet")}
+    said = run(environment, out, "--training.epochs", "4", "--resume")
+    assert said.returncode == 0, said.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.parquet")}
+
+
+def _kill_tree(process):
+    """SIGKILL for the process and all that it has started, Ray's own among them."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        try:
+            member.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=20)
+    process.wait()
+
+
+def _wait_for(condition, process, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed, environment, tmp_path):
+    expected, _ = undisturbed
+    out = tmp_path / "killed"
+    options = ("--training.epochs", "4", "--max-concurrent", "2")
+    process = subprocess.Popen(command(out, *options), cwd=ROOT, env=environment)
+    checkpoints = out / "checkpoints"
+
+    def one_ended_and_another_is_in_the_middle():
+        ended = {path.stem for path in (out / "results" / "trials").glob("*.parquet")}
+        begun = {path.parent.name for path in checkpoints.glob("*/epoch-00000[123]")}
+        return ended and begun - ended
+
+    _wait_for(one_ended_and_another_is_in_the_middle, process)
+    _kill_tree(process)
+    ended = trials(out)
+    begun = {path.parent.name for path in checkpoints.glob("*/epoch-*")} - set(ended)
+    assert 1 <= len(ended) < 4
+    assert begun
+
+    said = run(environment, out, *options, "--resume")
+    assert said.returncode == 0, said.stderr
+    after = trials(out)
+    assert {name: after[name] for name in ended} == ended
+    assert {name: row["state"] for name, row in after.items()} == dict.fromkeys(trials(expected), "COMPLETE")
+    assert measurements(out) == measurements(expected)
+    for name in begun:
+        # It went on: the curve's first part was written by the process that was killed.
+        assert len(list((out / "tensorboard" / name).iterdir())) == 2
+    for name, row in after.items():
+        assert row["objective_value"] == trials(expected)[name]["objective_value"]
+
+
+def test_two_workers_measure_what_one_does(undisturbed, environment, tmp_path):
+    expected, _ = undisturbed
+    out = tmp_path / "two"
+    options = ("--training.epochs", "4", "--workers", "2", "--trials", "1", "--replicates", "1")
+    said = run(environment, out, *options)
+    assert said.returncode == 0, said.stderr
+    (name,) = trials(out)
+    shared, alone = measurements(out), measurements(expected)
+    assert trials(out)[name]["workers"] == 2
+    assert set(shared) == {key for key in alone if key[0] == name}
+    for key, (value, _) in shared.items():
+        close = pytest.approx(alone[key][0], rel=1e-3, abs=0.03)
+        assert value == close, key
+
+
+def test_a_config_that_diverges_is_told_and_the_study_goes_on(environment, tmp_path):
+    out = tmp_path / "wild"
+    said = run(environment, out, "--training.learning_rate", "1e3", "--trials", "1")
+    assert said.returncode == 0, said.stderr
+    rows = trials(out).values()
+    assert [row["state"] for row in rows] == ["DIVERGED"] * 2
+    assert all("loss is" in row["error"] for row in rows)
+    assert all(row["objective_value"] is None for row in rows)
