@@ -26,7 +26,8 @@ def _require_choice(what: str, value: str, choices: Iterable[str]) -> None:
 
 def _require_weights(what: str, weights: Mapping[str, float] | None) -> None:
     for modality, weight in (weights or {}).items():
-        require(isfinite(weight) and weight >= 0, f"{what} must be >= 0, got {weight} for {modality!r}")
+        finite = isfinite(weight) and weight >= 0
+        require(finite, f"{what} must be finite and >= 0, got {weight} for {modality!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +126,7 @@ class ObjectiveConfig:
         require(self.prior_samples >= 1, f"prior_samples must be >= 1, got {self.prior_samples}")
         for name in ("beta", "beta_content", "beta_style"):
             value = getattr(self, name)
-            require(isfinite(value) and value >= 0, f"{name} must be >= 0, got {value}")
+            require(isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
         if self.weights is not None:
             shown = ", ".join(f"{weight:g}" for weight in self.weights)
             require(all(weight >= 0 for weight in self.weights), f"weights must be >= 0, got {shown}")
@@ -143,9 +144,19 @@ class ObjectiveConfig:
         return "product" if self.name == "mvae" else "mixture"
 
     def resolved(self, modalities: Sequence[Modality]) -> "ObjectiveConfig":
-        """The same objective with every default that depends on itself or the modalities written out."""
+        """The same objective with every default that depends on itself or the modalities written out.
+
+        Raises:
+            ValueError: if there is not one weight for each modality and one for the prior.
+        """
         largest = max(modality.size for modality in modalities)
         experts = len(modalities) + 1
+        names = ", ".join(each.name for each in modalities)
+        require(
+            self.weights is None or len(self.weights) == experts,
+            f"weights must have {experts} entries, one per modality and the prior's last, "
+            f"got {len(self.weights or ())}; the modalities are {names}",
+        )
         return replace(
             self,
             fusion=self.fusion or self.own_fusion,
@@ -176,7 +187,7 @@ class TrainingConfig:
         require(self.epochs >= 1, f"epochs must be >= 1, got {self.epochs}")
         require(self.batch_size >= 1, f"batch_size must be >= 1, got {self.batch_size}")
         positive = isfinite(self.learning_rate) and self.learning_rate > 0
-        require(positive, f"learning_rate must be > 0, got {self.learning_rate}")
+        require(positive, f"learning_rate must be finite and > 0, got {self.learning_rate}")
         _require_choice("precision", self.precision, get_args(Precision))
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of the drawing, so that prepared copies of older drawings are left alone."""
 
 Images = npt.NDArray[np.uint8]
@@ -125,21 +125,21 @@ def _photograph(
 ) -> Images:
     """Each digit in the middle of its own picture, with parts of its neighbours left and right."""
     count, size = len(digits), 32
-    scale = _GLYPH_HEIGHT / rng.uniform(18, 27, count)
+    scale = _GLYPH_HEIGHT / rng.uniform(22, 27, count)
     matrix = _affine(
         angle=rng.normal(0, 0.07, count),
         shear=rng.normal(0, 0.06, count),
         height=scale,
         width=scale * rng.uniform(0.85, 1.15, count),
     )
-    offset = _grid(size) - rng.normal(0, 1.1, (count, 2, 1, 1)).clip(-2.5, 2.5)
+    offset = _grid(size) - rng.normal(0, 0.7, (count, 2, 1, 1)).clip(-1.5, 1.5)
     position = np.einsum("nij,njyx->niyx", matrix, offset)
     blur, font = rng.integers(len(_BLURS), size=count), rng.integers(len(_FONTS), size=count)
     ink = _sample(glyphs, np.ravel_multi_index((blur, font, digits), glyphs.shape[:3]), position, order=1)
     for side in (-1, 1):
-        shown = np.flatnonzero(rng.random(count) < 0.6)
+        shown = np.flatnonzero(rng.random(count) < 0.4)
         neighbour = rng.integers(10, size=len(shown))
-        gap = rng.uniform(3, 10, len(shown))
+        gap = rng.uniform(6, 14, len(shown))
         distance = (widths[font[shown], digits[shown]] + widths[font[shown], neighbour]) / 2 + gap
         beside = position[shown]
         beside[:, 1] -= side * distance[:, None, None]
@@ -149,13 +149,14 @@ def _photograph(
 
 
 def _colour(ink: Floats, rng: np.random.Generator) -> Images:
-    """Paint ink `[example, height, width]` in one colour on another, unevenly lit and with some noise."""
+    """Paint ink `[example, height, width]` light on a darker wall, unevenly lit and with some noise.
+
+    Real house numbers are as often dark on light; a digit that is always lighter is what makes this set
+    the easier one, which a small model learns in minutes.
+    """
     count, size = ink.shape[:2]
-    wall = rng.uniform(25, 230, count)
-    contrast = rng.uniform(60, 160, count)
-    may_rise, may_fall = wall + contrast <= 250, wall - contrast >= 5
-    rises = np.where(may_rise & may_fall, rng.random(count) < 0.5, may_rise)
-    grey = np.stack([wall, wall + np.where(rises, contrast, -contrast)])
+    wall = rng.uniform(20, 110, count)
+    grey = np.stack([wall, wall + rng.uniform(100, 140, count)])
     tint = rng.normal(0, (30, 8), (2, count, 2)) * rng.random((2, count, 1))
     behind, front = (grey[..., None] + tint @ _TINTS)[..., None, None]
     light = 1 + _smooth(rng.normal(0, 1, (count, 1, 3, 3)) * rng.uniform(0, 0.3, (count, 1, 1, 1)), size)

@@ -60,6 +60,7 @@ class MultimodalVae(nn.Module):
             decoders[name] = networks.decoder(latent, width)
         self.encoders, self.heads = nn.ModuleDict(encoders), nn.ModuleDict(heads)
         self.decoders = nn.ModuleDict(decoders)
+        self.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
 
     def posteriors(self, x: Mapping[str, Tensor]) -> dict[str, Posterior]:
         """Content and style of each given modality, in the model's order."""
@@ -231,7 +232,7 @@ def load(path: Path | str) -> MultimodalVae:
         ValueError: if the folder holds no model, or one that cannot be read.
     """
     file = Path(path) / WEIGHTS_FILE
-    require(file.exists(), f"{path} holds no model: expected the file {WEIGHTS_FILE} in a checkpoint folder")
+    require(file.is_file(), f"{path} holds no model: expected the file {WEIGHTS_FILE} in a checkpoint folder")
     try:
         with safe_open(file, framework="pt") as opened:
             description: dict[str, Any] = {key: json.loads(text) for key, text in opened.metadata().items()}

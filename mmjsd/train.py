@@ -193,17 +193,20 @@ def _capture(optimizer: torch.optim.Optimizer, generator: torch.Generator) -> di
     tensors = {"generator": generator.get_state()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
-            tensors[f"{index}.{name}"] = value.clone()
+            tensors[f"{index}.{name}"] = value.clone(memory_format=torch.contiguous_format)
     return tensors
 
 
 def _restore(optimizer: torch.optim.Optimizer, generator: torch.Generator, state: TrainingState) -> None:
+    parameters = optimizer.param_groups[0]["params"]
     values: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.tensors.items():
         if key == "generator":
             generator.set_state(tensor.cpu())
         else:
             index, name = key.split(".")
+            if tensor.ndim:  # a fused step needs the moments in their parameter's own layout
+                tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
             values.setdefault(int(index), {})[name] = tensor
     description = optimizer.state_dict()
     optimizer.load_state_dict({**description, "state": values})

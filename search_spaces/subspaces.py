@@ -13,8 +13,7 @@ from study.space import Choice, SearchSpace
 
 SPACE = SearchSpace(
     domains={
-        "model.style_dim": Choice((0, 4, 16, 32)),
-        "objective.beta": Choice((0.5, 2.5)),
+        "model.style_dim": Choice((0, 1, 4, 16)),
+        "objective.beta": Choice((2.5, 10.0)),
     },
-    base={"objective.fusion": "product"},
 )

@@ -38,12 +38,7 @@ class TrialConfig:
         require(self.data.name in DATASETS, f"unknown data set {self.data.name!r}; choose one of {known}")
         modalities = [modality.name for modality in DATASETS[self.data.name].modalities]
         expected = f"the modalities of {self.data.name} are {', '.join(modalities)}"
-        if self.objective.weights is not None:
-            require(
-                len(self.objective.weights) == len(modalities) + 1,
-                f"weights must have {len(modalities) + 1} entries, one per modality and the prior's last, "
-                f"got {len(self.objective.weights)}; {expected}",
-            )
+        self.objective.resolved(DATASETS[self.data.name].modalities)
         for name, sizes in (
             ("model.style_dim", self.model.style_dim),
             ("objective.style_weights", self.objective.style_weights),
@@ -152,10 +147,10 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "laptop": {
         "data.name": "digits",
         "data.samples_per_epoch": 20_000,
-        "model.width": 0.5,
-        "training.epochs": 6,
-        "training.batch_size": 128,
-        "training.learning_rate": 2e-3,
+        "model.width": 0.25,
+        "training.epochs": 4,
+        "training.batch_size": 32,
+        "training.learning_rate": 4e-3,
         "evaluation.every": 2,
         "evaluation.num_samples": 1_000,
     },

@@ -24,7 +24,7 @@ class Display:
     """
 
     def __init__(self, name: str, num_trials: int, epochs: int) -> None:
-        console = Console(stderr=True)
+        self._console = console = Console(stderr=True)
         self._epochs, self._total = epochs, num_trials * epochs
         self._started = time.monotonic()
         self._epochs_done = 0
@@ -58,10 +58,7 @@ class Display:
         """A trial starts, or goes on after its process was replaced."""
         name = trial.trial_id
         if name not in self._tasks:
-            swept = ", ".join(
-                f"{path.split('.', 1)[1]} {_short(value)}" for path, value in trial.params.items()
-            )
-            text = f"  {swept or 'base config'}, replicate {trial.replicate + 1}"
+            text = f"  {_swept(trial) or 'base config'}, replicate {trial.replicate + 1}"
             self._tasks[name] = self._progress.add_task(text, total=self._epochs, note="starting")
 
     def progressed(self, trial: Trial, epoch: int, value: float | None) -> None:
@@ -72,13 +69,17 @@ class Display:
         self._progress.update(self._tasks[name], completed=epoch, note=note)
 
     def ended(self, trial: Trial) -> None:
-        """A trial has ended in whatever way; the tables know which."""
+        """A trial has ended in whatever way; the tables know which. One that went wrong is told at once."""
         row = store.read_trial(trial.out, trial.trial_id)
         state = row["state"] if row else "FAILED"
+        if state != "COMPLETE":
+            error = row["error"].strip().splitlines() if row else []
+            reason = error[-1] if error else "no reason known"
+            self._console.print(Text(f"{trial.trial_id} {state}: {reason}"), soft_wrap=True)
         self._states[state] = self._states.get(state, 0) + 1
         value = row["objective_value"] if row else None
         if value is not None and (self._best is None or value > self._best[0]):
-            self._best = (value, ", ".join(f"{path} {_short(each)}" for path, each in trial.params.items()))
+            self._best = (value, _swept(trial))
         task = self._tasks.pop(trial.trial_id, None)
         if task is not None:
             self._progress.remove_task(task)
@@ -100,6 +101,10 @@ class Display:
             return "time left not known yet"
         rate = (time.monotonic() - self._started) / self._epochs_done
         return f"about {_duration(rate * max(0, self._total - self._epochs_done))} left"
+
+
+def _swept(trial: Trial) -> str:
+    return ", ".join(f"{path.split('.', 1)[1]} {_short(value)}" for path, value in trial.params.items())
 
 
 def _short(value: object) -> str:

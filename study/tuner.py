@@ -86,6 +86,7 @@ def _join_or_start(study: Study) -> bool:
     """Connect to the cluster at `study.address`, or start Ray on this machine; whether it was started."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the display takes the place of Ray's own
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():

@@ -26,9 +26,7 @@ def trial(name="abc-r0", **changes):
 
 
 def measurement(value=0.5, name="abc-r0", epoch=1):
-    texts = {
-        field.name: "" for field in store.MEASUREMENTS if pa.types.is_string(field.type)
-    }
+    texts = {field.name: "" for field in store.MEASUREMENTS if pa.types.is_string(field.type)}
     numbers = {"replicate": 0, "epoch": epoch, "value": value, "standard_error": None, "num_samples": 10}
     return {**texts, **numbers, "trial_id": name, "metric": "coherence"}
 
@@ -54,7 +52,9 @@ def test_swept_values_of_any_types_can_be_read_together(tmp_path_factory, values
     for number, value in enumerate(values):
         store.write_trial(out, trial(f"{number}-r0"), {"model.style_dim": value})
     column = store.read(out).trials["param.model.style_dim"].to_pylist()
-    kinds = {bool if isinstance(v, bool) else float if isinstance(v, (int, float)) else type(v) for v in values}
+    kinds = {
+        bool if isinstance(v, bool) else float if isinstance(v, (int, float)) else type(v) for v in values
+    }
     if len(kinds - {type(None)}) > 1:
         assert column == [None if value is None else str(value) for value in values]
     else:

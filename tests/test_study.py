@@ -161,9 +161,14 @@ def test_two_workers_measure_what_one_does(undisturbed, environment, tmp_path):
     shared, alone = measurements(out), measurements(expected)
     assert trials(out)[name]["workers"] == 2
     assert set(shared) == {key for key in alone if key[0] == name}
-    for key, (value, _) in shared.items():
-        close = pytest.approx(alone[key][0], rel=1e-3, abs=0.03)
-        assert value == close, key
+    difference = {key: abs(value - alone[key][0]) for key, (value, _) in shared.items()}
+    probes = [far for key, far in difference.items() if key[3] == "probe_accuracy"]
+    assert sum(probes) / len(probes) < 0.01  # one may jump, where rounding ends its fit a step earlier
+    for key, far in difference.items():
+        if "coherence" in key[3]:
+            assert far < 0.025, key  # two of a hundred samples
+        elif key[3] != "probe_accuracy":
+            assert far < 1e-4 * abs(alone[key][0]), key
 
 
 def test_a_config_that_diverges_is_told_and_the_study_goes_on(environment, tmp_path):
