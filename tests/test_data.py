@@ -197,7 +197,7 @@ def test_embedded_house_numbers_are_colourful_and_stand_out(embedded: Data) -> N
     images = embedded.splits["train"]["svhn"].values
     grey = images.mean(1)
     assert np.ptp(grey[:, 6:26, 8:24], axis=(1, 2)).min() > 35
-    assert 0.3 < (grey[:, 8:24, 12:20].mean((1, 2)) > grey[:, [0, -1]].mean((1, 2))).mean() < 0.7
+    assert (grey[:, 8:24, 12:20].mean((1, 2)) > grey[:, [0, -1]].mean((1, 2))).mean() > 0.99  # light on dark
     assert (np.ptp(images.mean((2, 3)), axis=1) > 20).mean() > 0.3
 
 

@@ -45,14 +45,17 @@ class Tuner:
 
 @pytest.fixture(autouse=True)
 def tuner(monkeypatch, tmp_path):
-    """A folder to run in, a machine of four CPUs without GPU, data that need no preparation, no Ray."""
+    """A folder to run in, a machine of four CPUs without GPU, prepared data, neither Ray nor torch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(manifest, "gpus", list)
-    monkeypatch.setattr(datasets, "load", lambda name, folder, progress: SimpleNamespace(digest="0123abcd"))
-    fake, module = Tuner([]), ModuleType("study.tuner")
+    prepared = SimpleNamespace(digest="0123abcd")
+    monkeypatch.setattr(datasets, "load", lambda name, folder, progress=None: prepared)
+    fake, module, classifiers = Tuner([]), ModuleType("study.tuner"), ModuleType("mmjsd.classifiers")
     module.run_study = fake.run_study
+    classifiers.load_classifiers = lambda data, progress: {}
     monkeypatch.setitem(sys.modules, "study.tuner", module)
+    monkeypatch.setitem(sys.modules, "mmjsd.classifiers", classifiers)
     return fake
 
 
@@ -234,7 +237,7 @@ def test_dry_run_shows_the_configs_and_writes_nothing(capsys, tuner, tmp_path):
     assert start("--space subspaces --replicates 3 --dry-run") == 0
     shown = capsys.readouterr().out
     assert "8 configs x 3 replicates = 24 trials" in shown
-    assert [line.split() for line in shown.splitlines()][-2:] == [["32", "0.5"], ["32", "2.5"]]
+    assert [line.split() for line in shown.splitlines()][-2:] == [["16", "2.5"], ["16", "10"]]
     assert str(tmp_path / "runs" / "subspaces") in shown
     assert start("--space priors --dry-run") == 0
     assert "objective.weights  Simplex(size=4, lower=0.02)" in capsys.readouterr().out
@@ -261,9 +264,9 @@ def test_writes_what_was_asked_and_what_carries_it_out(tuner, tmp_path):
     assert study["question"].startswith("How large may the subspaces be")
     assert "MMVAE+" in study["description"]
     assert study["command"][:3] == ["study/run.py", "--space", "subspaces"]
-    assert study["domains"] == {"model.style_dim": {"type": "Choice", "options": [0, 4, 16, 32]}}
+    assert study["domains"] == {"model.style_dim": {"type": "Choice", "options": [0, 1, 4, 16]}}
     assert study["base"]["objective"]["beta"] == 1.0
-    assert study["base"]["objective"]["fusion"] == "product"
+    assert study["base"]["objective"]["fusion"] == "mixture"
     assert study["base"]["objective"]["weights"] == [0.25] * 4
     record = json.loads(Path("own/manifest.json").read_text())
     assert record["data"] == {"name": "digits", "digest": "0123abcd"}

@@ -168,7 +168,7 @@ def test_two_workers_measure_what_one_does(undisturbed, environment, tmp_path):
         if "coherence" in key[3]:
             assert far < 0.025, key  # two of a hundred samples
         elif key[3] != "probe_accuracy":
-            assert far < 1e-4 * abs(alone[key][0]), key
+            assert far <= 1e-4 * abs(alone[key][0]), key
 
 
 def test_a_config_that_diverges_is_told_and_the_study_goes_on(environment, tmp_path):
