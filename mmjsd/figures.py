@@ -13,7 +13,7 @@ from mmjsd.data import decode_text
 from mmjsd.metrics import representations
 from mmjsd.model import MultimodalVae
 
-_TILE, _LABEL, _SCALE = 34, 150, 2
+_TILE, _SCALE = 34, 2
 _COLUMNS_SEED = 3
 
 
@@ -35,7 +35,7 @@ def sample_grid(model: MultimodalVae, split: Pairs) -> npt.NDArray[np.uint8]:
             continue
         generated = model.generate({name: x[name] for name in each.subset}, None, "product", generator)
         rows += [
-            (f"{each.given} → {name}", _tiles(values))
+            (f"{each.given} to {name}", _tiles(values))
             for name, values in generated.items()
             if name not in each.subset
         ]
@@ -62,12 +62,12 @@ def _write(text: str) -> Image.Image:
 
 def _draw(rows: Sequence[tuple[str, list[Image.Image]]]) -> npt.NDArray[np.uint8]:
     step = _SCALE * _TILE
-    width = _SCALE * _LABEL + step * len(rows[0][1])
-    canvas = Image.new("RGB", (width, step * len(rows)), (235, 235, 235))
     font = ImageFont.load_default(size=18)
+    left = round(max(font.getlength(label) for label, _ in rows)) + 24
+    canvas = Image.new("RGB", (left + step * len(rows[0][1]), step * len(rows)), (235, 235, 235))
     for row, (label, tiles) in enumerate(rows):
-        place = (_SCALE * _LABEL - 12, row * step + step / 2)
+        place = (left - 12, row * step + step / 2)
         ImageDraw.Draw(canvas).text(place, label, "black", font, anchor="rm")
         for column, tile in enumerate(tiles):
-            canvas.paste(tile, (_SCALE * _LABEL + column * step + _SCALE, row * step + _SCALE))
+            canvas.paste(tile, (left + column * step + _SCALE, row * step + _SCALE))
     return np.asarray(canvas)

@@ -59,7 +59,7 @@ def stored_values(out: Path, resume: bool) -> dict[str, Any] | None:
     if not resume:
         advice = "add --resume to go on with it, or choose another --out"
         require(not file.exists(), f"{out} already holds a study; {advice}")
-        taken = out.is_dir() and any(out.iterdir())
+        taken = out.is_dir() and any(path.name != ".lock" for path in out.iterdir())
         require(not taken, f"{out} is not empty and holds no study; choose another --out")
         return None
     require(file.is_file(), f"nothing to resume: there is no {file}; leave out --resume to start a study")

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -62,12 +64,15 @@ def main(argv: Sequence[str]) -> int:
         if request.options.dry_run:
             sys.stdout.write(describe(study, request.question))
             return 0
-        _open_folder(study, values, request.stored)
+        if study.address:
+            _require_reachable(study.address)
+        with _claimed(study.out):
+            _open_folder(study, values, request.stored)
+            return _run(study)
     except ValueError as refused:
         return _refuse(refused)
     except KeyboardInterrupt:
         return _note_interruption()
-    return _run(study)
 
 
 def read_command_line(argv: Sequence[str]) -> Request:
@@ -200,12 +205,29 @@ def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """The study's folder, for this process alone: two that resume one study would train all twice."""
+    from filelock import FileLock, Timeout
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process is at work on the study in {out}; wait until it ends, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
     """Prepare the data and write what the study is, so that Ray starts with nothing left to refuse."""
-    try:
-        study.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write to {study.out}: {error.strerror}") from None
     data = datasets.load(study.base.data.name, study.base.data.dir, _log.info)
     if stored is None:
         manifest.write_start(study, values, data.digest)
@@ -223,8 +245,6 @@ def _run(study: Study) -> int:
         outcome = run_study(study)
     except (ClusterError, ConnectionError) as refused:
         return _refuse(refused)
-    except KeyboardInterrupt:
-        return _note_interruption()
     if outcome.interrupted:
         return _note_interruption()
     _log.info(
@@ -287,6 +307,17 @@ def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) 
     require(workers <= cores, f"--workers {workers} is more than this machine's {cpus}; {advice}")
     has_room = workers * gpus_per_worker <= num_gpus
     require(has_room, f"the workers need {need}, this machine has {gpus}; {advice}")
+
+
+def _require_reachable(address: str) -> None:
+    """Raise ValueError where nothing listens; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto" and other names that Ray resolves
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ValueError(f"no Ray cluster answers at {address} ({error}); check --address") from None
 
 
 def _count(number: float, noun: str) -> str:

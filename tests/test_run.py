@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 from mmjsd import data as datasets
 from study import manifest
@@ -275,7 +277,8 @@ def test_writes_what_was_asked_and_what_carries_it_out(tuner, tmp_path):
     assert record["started_at"] == study["started_at"]
     assert record["commit"] == tuner.study.commit
     assert bool(record["diff"]) <= record["dirty"]
-    assert sorted(file.name for file in (tmp_path / "own").iterdir()) == ["manifest.json", "study.json"]
+    written = sorted(file.name for file in (tmp_path / "own").iterdir())
+    assert written == [".lock", "manifest.json", "study.json"]
 
 
 def test_without_git_there_is_no_commit(monkeypatch, tuner):
@@ -293,6 +296,22 @@ def test_a_taken_folder_is_resumed_only_on_request(capsys, tuner):
     assert Path("runs/smoke/study.json").stat().st_mtime_ns == written
     sessions = json.loads(Path("runs/smoke/manifest.json").read_text())["resumed"]
     assert [session["command"][-1] for session in sessions] == ["--resume"]
+
+
+def test_a_cluster_that_does_not_answer_is_refused_before_anything_is_written(capsys, tuner, tmp_path):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, but nothing listens
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        said = refused(capsys, f"--space smoke --preset laptop --address {address}")
+    assert said.startswith(f"no Ray cluster answers at {address}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_never_work_on_one_study(capsys, tuner, tmp_path):
+    start("--space smoke --out taken")
+    with FileLock(tmp_path / "taken" / ".lock"):
+        assert "another process is at work" in refused(capsys, "--space smoke --out taken --resume")
+    assert start("--space smoke --out taken --resume") == 0
 
 
 def test_a_study_grows_but_never_changes(capsys, tuner):
