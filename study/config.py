@@ -141,7 +141,8 @@ class ClusterError(ValueError):
 
 
 Preset = Literal["laptop", "paper"]
-Sampler = Literal["grid", "random", "tpe"]
+Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "nsga2", "cmaes"]
+Scheduler = Literal["none", "asha", "median"]
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "laptop": {
@@ -193,6 +194,9 @@ class StudyConfig:
     sampler: Sampler | None = None
     """Proposes the configs. None: grid if every varied field has a few values, else tpe."""
 
+    scheduler: Scheduler | None = None
+    """Stops unpromising configs early, by the mean of their replicates. None: none."""
+
     workers: int = 1
     """Processes that train one trial together, data-parallel."""
 
@@ -242,6 +246,7 @@ class Study:
 
     preset: Preset
     sampler: Sampler
+    scheduler: Scheduler
 
     trials: int
     """Number of configs; with the grid sampler the first of `space.grid()`."""

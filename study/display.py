@@ -62,17 +62,18 @@ class Display:
             self._tasks[name] = self._progress.add_task(text, total=self._epochs, note="starting")
 
     def progressed(self, trial: Trial, epoch: int, value: float | None) -> None:
-        """A trial has ended an epoch; `value` is its objective as last measured."""
+        """A trial has ended an epoch; `value` is its objective, where that was measured."""
         name = trial.trial_id
         self._epochs_done += 1
-        note = "" if value is None else f"{OBJECTIVE_METRIC} {value:.3f}"
-        self._progress.update(self._tasks[name], completed=epoch, note=note)
+        self._progress.update(self._tasks[name], completed=epoch)
+        if value is not None:
+            self._progress.update(self._tasks[name], note=f"{OBJECTIVE_METRIC} {value:.3f}")
 
     def ended(self, trial: Trial) -> None:
         """A trial has ended in whatever way; the tables know which. One that went wrong is told at once."""
         row = store.read_trial(trial.out, trial.trial_id)
         state = row["state"] if row else "FAILED"
-        if state != "COMPLETE":
+        if state in ("DIVERGED", "FAILED"):
             error = row["error"].strip().splitlines() if row else []
             reason = error[-1] if error else "no reason known"
             self._console.print(Text(f"{trial.trial_id} {state}: {reason}"), soft_wrap=True)
@@ -93,14 +94,16 @@ class Display:
             table.add_row(
                 "best", f"{OBJECTIVE_METRIC} {self._best[0]:.3f} on validation with {self._best[1]}"
             )
-        table.add_row("time", f"{_duration(time.monotonic() - self._started)} so far, {self._left()}")
+        table.add_row("time", f"{_duration(time.monotonic() - self._started)} so far{self._left()}")
         return Group(self._progress, table, Text(""))
 
     def _left(self) -> str:
+        if self._progress.finished:
+            return ""
         if self._epochs_done < 1:
-            return "time left not known yet"
+            return ", time left not known yet"
         rate = (time.monotonic() - self._started) / self._epochs_done
-        return f"about {_duration(rate * max(0, self._total - self._epochs_done))} left"
+        return f", about {_duration(rate * max(0, self._total - self._epochs_done))} left"
 
 
 def _swept(trial: Trial) -> str:

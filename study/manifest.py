@@ -19,7 +19,7 @@ from study.space import Question
 _PACKAGES = ("ray", "torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "pyarrow", "pydantic")
 """Those whose version may change a number."""
 
-_SAME = ("space", "sampler", "seed")
+_SAME = ("space", "sampler", "scheduler", "seed")
 """What a study keeps for life, besides its fields and domains."""
 
 _GROWS = ("trials", "replicates")
@@ -36,6 +36,7 @@ def study_values(study: Study, question: Question, command: Sequence[str]) -> di
         "command": list(command),
         "preset": study.preset,
         "sampler": study.sampler,
+        "scheduler": study.scheduler,
         "trials": study.trials,
         "replicates": study.replicates,
         "seed": study.seed,

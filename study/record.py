@@ -70,21 +70,16 @@ def record(trial: Trial, device: torch.device | str, report: Callable[[dict[str,
     Args:
         trial: what to train.
         device: where.
-        report: called after each epoch with "epoch", "epochs" and, where evaluated, the objective.
+        report: called after each epoch with "epoch" and, where evaluated, the objective. It may end this
+            thread, when a scheduler stops the trial.
     """
     recorder = _Recorder(trial, device)
     state, error = "COMPLETE", ""
     try:
         for measurement in run_trial(trial.config, recorder.resume, device):
             recorder.keep(measurement)
-            report(
-                {
-                    "trial_id": trial.trial_id,
-                    "epoch": measurement.epoch,
-                    "epochs": trial.config.training.epochs,
-                    OBJECTIVE_METRIC: recorder.objective,
-                }
-            )
+            value = {} if measurement.objective is None else {OBJECTIVE_METRIC: measurement.objective}
+            report({"epoch": measurement.epoch, **value})
     except DivergedError as diverged:
         state, error = "DIVERGED", str(diverged)
     except Exception:
@@ -216,19 +211,22 @@ class _Recorder:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def record_failure(trial: Trial, error: str) -> None:
-    """The row of a trial whose process vanished before it could write one."""
+def record_end(trial: Trial, state: store.State, error: str = "") -> None:
+    """The row of a trial that could not write one: it was stopped, or its process vanished."""
+    checkpoint = latest_checkpoint(trial.checkpoints)
+    notes = read_notes(checkpoint) if checkpoint else {}
     now = datetime.now(UTC)
+    wall_s, train_s = notes.get("wall_s", 0.0), notes.get("train_s", 0.0)
     row = {
         **_identity(trial),
-        "state": "FAILED",
+        "state": state,
         "error": error,
-        "epochs": 0,
-        "started_at": now,
+        "epochs": int(notes.get("epoch", 0)),
+        "started_at": datetime.fromtimestamp(notes["started_at"], UTC) if notes else now,
         "finished_at": now,
-        "wall_s": 0.0,
-        "device_s": 0.0,
-        "samples_per_s": None,
+        "wall_s": wall_s,
+        "device_s": wall_s * trial.workers,
+        "samples_per_s": notes["num_samples"] / train_s if train_s else None,
         "peak_memory_gib": None,
         "device": "",
         "host": "",

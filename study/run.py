@@ -92,7 +92,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
     fields = {**PRESETS[preset], **question.space.base}
     fields["data.name"] = early.dataset or fields["data.name"]
     data_set = TrialConfig().with_fields({"data.name": fields["data.name"]})
-    kept = ("trials", "replicates", "sampler", "seed")
+    kept = ("trials", "replicates", "sampler", "scheduler", "seed")
     defaults = StudyConfig(
         preset=preset, out=Path("runs", question.name), **{name: stored[name] for name in kept if stored}
     )
@@ -151,6 +151,7 @@ def plan(request: Request) -> Study:
         base=base,
         preset=request.preset,
         sampler=sampler,
+        scheduler=options.scheduler or "none",
         trials=trials,
         replicates=options.replicates,
         seed=options.seed,
@@ -169,7 +170,7 @@ def describe(study: Study, question: Question) -> str:
     """What a dry run prints: the size of the study, then its configs, or its domains if they are drawn."""
     varied = study.space.domains
     count = f"{_count(study.trials, 'config')} x {_count(study.replicates, 'replicate')}"
-    facts: dict[str, Any] = {"sampler": study.sampler, "seed": study.seed}
+    facts: dict[str, Any] = {"sampler": study.sampler, "scheduler": study.scheduler, "seed": study.seed}
     facts |= {path: attrgetter(path)(study.base) for path in _SIZES if path not in varied}
     facts |= {"workers": study.workers, "GPUs per worker": study.gpus_per_worker, "folder": study.out}
     lines = [f"{study.name}: {question.title}", f"{count} = {study.trials * study.replicates} trials", ""]
@@ -247,9 +248,9 @@ def _run(study: Study) -> int:
         return _refuse(refused)
     if outcome.interrupted:
         return _note_interruption()
-    _log.info(
-        "%d trials complete, %d diverged, %d failed", outcome.complete, outcome.diverged, outcome.failed
-    )
+    counts = {"stopped": outcome.stopped, "diverged": outcome.diverged, "failed": outcome.failed}
+    others = "".join(f", {count} {state}" for state, count in counts.items() if count or state != "stopped")
+    _log.info("%d trials complete%s", outcome.complete, others)
     _log.info("results: %s", study.out / "results")
     _log.info("report:  python analysis/report.py %s", study.out)
     if outcome.failed:

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from study import store
-from study.config import Study, TrialConfig, trial_id
+from study.config import OBJECTIVE_METRIC, Study, TrialConfig, trial_id
 from study.record import Trial
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,12 @@ class _Config:
     config: TrialConfig
     numbers: list[int] = field(default_factory=list)
     values: dict[int, float | None] = field(default_factory=dict)
-    """By replicate that has ended; none where it diverged or failed."""
+    """By replicate that has ended; none where it diverged, failed or was stopped."""
+
+    curve: dict[int, dict[int, float]] = field(default_factory=dict)
+    """By epoch, then replicate: the objective on the way."""
+
+    is_stopped: bool = False
 
 
 class Search:
@@ -47,15 +52,21 @@ class Search:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = JournalStorage(JournalFileBackend(str(study.out / "optuna.journal")))
         self._optuna = optuna.create_study(
-            storage=storage, study_name=study.name, direction="maximize", load_if_exists=True
+            storage=storage,
+            study_name=study.name,
+            direction="maximize",
+            pruner=_pruner(study),
+            load_if_exists=True,
         )
         self._grid = study.space.grid() if study.sampler == "grid" else []
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
         self._ended = {row["trial_id"]: row for row in ended if row["state"] != "FAILED"}
         self._configs: dict[str, _Config] = {}
+        self._running: dict[int, optuna.Trial] = {}
         self._queue: deque[Trial] = deque()
         self._num_proposed = self._num_running = 0
         for trial in self._optuna.get_trials(deepcopy=False):
+            self._running[trial.number] = optuna.Trial(self._optuna, trial._trial_id)
             self._adopt(trial.number, json.loads(trial.user_attrs["params"]) if trial.user_attrs else None)
 
     def next(self) -> Trial | None:
@@ -75,8 +86,27 @@ class Search:
         unproposed = max(0, self.study.trials - self._num_proposed) * self.study.replicates
         return self._num_running + len(self._queue) + unproposed
 
+    def reported(self, trial: Trial, epoch: int, value: float) -> bool:
+        """Take note of a running trial's objective; whether its config is unpromising and should stop.
+
+        A config is judged at an epoch when all its replicates have reached it, by their mean.
+        """
+        config = self._configs[trial.config_hash]
+        values = config.curve.setdefault(epoch, {})
+        values[trial.replicate] = value
+        is_last = epoch >= trial.config.training.epochs
+        if len(values) == self.study.replicates and all(map(isfinite, values.values())):
+            proposed = self._running[config.numbers[0]]
+            proposed.report(sum(values.values()) / len(values), epoch)
+            config.is_stopped |= not is_last and proposed.should_prune()
+        return config.is_stopped and not is_last
+
+    def is_stopped(self, trial: Trial) -> bool:
+        """Whether the trial's config was found unpromising."""
+        return self._configs[trial.config_hash].is_stopped
+
     def ended(self, trial: Trial, value: float | None) -> None:
-        """Take note of a trial's value: none if it diverged or failed."""
+        """Take note of a trial's value: none if it diverged, failed or was stopped."""
         self._num_running -= 1
         config = self._configs[trial.config_hash]
         config.values[trial.replicate] = value if value is not None and isfinite(value) else None
@@ -94,6 +124,7 @@ class Search:
         trial = self._optuna.ask()
         params = self.study.space.suggest(trial)
         trial.set_user_attr("params", json.dumps(params))
+        self._running[trial.number] = trial
         self._adopt(trial.number, params)
 
     def _adopt(self, number: int, params: Mapping[str, Any] | None) -> None:
@@ -118,6 +149,9 @@ class Search:
                 self._queue.append(self._trial(config, replicate))
             else:
                 config.values[replicate] = row["objective_value"]
+                config.is_stopped |= row["state"] == "STOPPED"
+            for epoch, value in self._curve(trial_id(key, replicate)):
+                config.curve.setdefault(epoch, {})[replicate] = value
         if len(config.values) == self.study.replicates:
             self._tell(number, config)
 
@@ -125,8 +159,16 @@ class Search:
         values = [value for value in config.values.values() if value is not None]
         if len(values) == len(config.values):
             self._optuna.tell(number, sum(values) / len(values), skip_if_finished=True)
+        elif config.is_stopped:
+            self._optuna.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
             self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _curve(self, name: str) -> Iterator[tuple[int, float]]:
+        """The objective of a trial on its way, as far as the tables hold it."""
+        for row in store.read_measurements(self.study.out, name):
+            if (row["split"], row["metric"], row["posterior"]) == ("validation", OBJECTIVE_METRIC, "product"):
+                yield row["epoch"], row["value"]
 
     def _trial(self, config: _Config, replicate: int) -> Trial:
         study = self.study
@@ -148,6 +190,27 @@ def _sampler(name: str, study_seed: int, position: int) -> optuna.samplers.BaseS
     """Optuna's sampler, seeded anew for each config, so that a resumed study proposes the same."""
     digest = hashlib.sha256(f"{study_seed}/{position}".encode()).digest()
     seed = int.from_bytes(digest[:4], "big")
-    if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    match name:
+        case "tpe":
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        case "gp":
+            return optuna.samplers.GPSampler(seed=seed)
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed)
+        case "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=seed)
+        case "qmc":  # one sequence for the whole study; the storage knows how far it is
+            return optuna.samplers.QMCSampler(seed=study_seed, scramble=True)
     return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    """Optuna's pruner, which keeps all that it knows in the storage, so that a resumed study stops alike."""
+    match study.scheduler:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=study.base.evaluation.every, reduction_factor=3
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=4)
+    return optuna.pruners.NopPruner()

@@ -8,12 +8,13 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from study import store
 from study.config import OBJECTIVE_METRIC, ClusterError, Study
 from study.display import Display
-from study.record import Trial, record, record_failure
+from study.record import Trial, record, record_end
 from study.search import Search
 from study.worker import train_on_workers
 
@@ -35,6 +36,7 @@ class Outcome:
     """How a study ended: trials by state, over all of the study's sessions."""
 
     complete: int
+    stopped: int
     diverged: int
     failed: int
     interrupted: bool
@@ -61,6 +63,7 @@ def run_study(study: Study) -> Outcome:
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=_StudySearcher(search),
+                    scheduler=_Scheduler(search),
                     metric=OBJECTIVE_METRIC,
                     mode="max",
                     num_samples=-1,
@@ -86,6 +89,7 @@ def _join_or_start(study: Study) -> bool:
     """Connect to the cluster at `study.address`, or start Ray on this machine; whether it was started."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every epoch is evaluated
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the display takes the place of Ray's own
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -155,14 +159,20 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         return {"trial": trial}
 
     def on_trial_complete(self, trial_id: str, error: bool = False, **_: Any) -> None:
-        """The tables say what became of it; a trial whose process vanished has no row there yet."""
+        """The tables say what became of it, unless it was stopped or its process vanished.
+
+        One of which they hold nothing otherwise was interrupted by the user, and goes on another time.
+        """
         trial = self._running.pop(trial_id)
         row = store.read_trial(trial.out, trial.trial_id)
         if row is None and error:
             crashes = f"the trial's process vanished {MAX_CRASHES + 1} times; memory may be short"
-            record_failure(trial, crashes)
-        if row is not None or error:
-            self._search.ended(trial, row["objective_value"] if row else None)
+            record_end(trial, "FAILED", crashes)
+        elif row is None and self._search.is_stopped(trial):
+            record_end(trial, "STOPPED")
+        elif row is None:
+            return
+        self._search.ended(trial, row["objective_value"] if row else None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -172,6 +182,23 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Write nothing."""
+
+
+class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+    """Asks the study's search, after each evaluation, whether to stop the trial."""
+
+    def __init__(self, search: Search) -> None:
+        super().__init__()
+        self._search = search
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, _: Any, trial: Any, result: dict[str, Any]) -> str:
+        if OBJECTIVE_METRIC not in result:
+            return str(self.CONTINUE)
+        stop = self._search.reported(trial.config["trial"], result["epoch"], result[OBJECTIVE_METRIC])
+        return str(self.STOP if stop else self.CONTINUE)
 
 
 class _Follow(tune.Callback):  # type: ignore[misc]
@@ -202,6 +229,7 @@ def _outcome(study: Study, search: Search) -> Outcome:
     states = [row["state"] for row in store.ended_trials(study.out)]
     return Outcome(
         complete=states.count("COMPLETE"),
+        stopped=states.count("STOPPED"),
         diverged=states.count("DIVERGED"),
         failed=states.count("FAILED"),
         interrupted=search.num_missing > 0,

@@ -6,7 +6,7 @@ import ray.train
 from ray.train.torch import TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from study.record import Trial, record, record_failure
+from study.record import Trial, record, record_end
 
 MAX_FAILURES = 2
 """How often lost workers are replaced; all go on from the trial's last checkpoint."""
@@ -39,7 +39,7 @@ def train_on_workers(trial: Trial, workers: int, gpus_per_worker: float) -> None
     try:
         trainer.fit()
     except Exception as error:  # whatever the workers raised; the study goes on
-        record_failure(trial, f"{type(error).__name__}: {error}")
+        record_end(trial, "FAILED", f"{type(error).__name__}: {error}")
 
 
 def _train(config: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ class Tuner:
 
     studies: list
     complete: int = 4
+    stopped: int = 0
     diverged: int = 0
     failed: int = 0
     missing: int = 0

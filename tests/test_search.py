@@ -15,7 +15,7 @@ GRID = SearchSpace({"model.style_dim": Choice((0, 2)), "objective.beta": Choice(
 LINE = SearchSpace({"objective.beta": Uniform(0.5, 8.0)})
 
 
-def study(out, space=GRID, sampler="grid", trials=6, replicates=2) -> Study:
+def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="none") -> Study:
     out.mkdir(exist_ok=True)
     return Study(
         name="test",
@@ -24,6 +24,7 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2) -> Study:
         base=TrialConfig(),
         preset="laptop",
         sampler=sampler,
+        scheduler=scheduler,
         trials=trials,
         replicates=replicates,
         seed=3,
@@ -172,3 +173,74 @@ def test_a_trial_travels_with_its_seeded_config(tmp_path):
     expected = TrialConfig().with_fields(trial.params).for_replicate(3, 0)
     assert trial.config == expected
     assert trial.config_hash == dataclasses.replace(expected, seed=0).config_hash()
+
+
+def curve(search, trial, values):
+    """Report a trial's objective epoch by epoch; the epoch after which it is stopped, if it is."""
+    for epoch, value in enumerate(values, start=1):
+        if search.reported(trial, epoch, value):
+            return epoch
+    return None
+
+
+def stopping(out, **settings) -> Study:
+    made = study(out, LINE, "random", trials=9, scheduler="asha", **settings)
+    training = dataclasses.replace(made.base.training, epochs=4)
+    return dataclasses.replace(made, base=dataclasses.replace(made.base, training=training))
+
+
+def test_a_scheduler_stops_configs_that_are_behind_and_optuna_counts_them_as_pruned(tmp_path):
+    search = Search(stopping(tmp_path, replicates=1))
+    stopped = []
+    for value in (0.5, 0.6, 0.7, 0.1, 0.2, 0.8, 0.3, 0.9, 0.4):
+        trial = search.next()
+        stopped.append(curve(search, trial, [value] * 4))
+        if stopped[-1]:
+            assert search.is_stopped(trial)
+            end(search, trial, None, "STOPPED")
+        else:
+            end(search, trial, value)
+    assert stopped[0] is None
+    assert stopped[3:5] == [1, 1]
+    assert stopped[7] is None
+    states = [trial.state.name for trial in optuna_trials(tmp_path)]
+    assert states == ["PRUNED" if epoch else "COMPLETE" for epoch in stopped]
+    assert Search(stopping(tmp_path, replicates=1)).next() is None
+
+
+def test_a_config_is_judged_by_the_mean_once_all_its_replicates_are_there(tmp_path):
+    search = Search(stopping(tmp_path))
+    for _ in range(4):
+        for trial in (search.next(), search.next()):
+            curve(search, trial, [0.5] * 4)
+            end(search, trial, 0.5)
+    lucky, unlucky = search.next(), search.next()
+    assert curve(search, lucky, [0.8, 0.1, 0.1]) is None  # the other has yet to come
+    assert not search.reported(unlucky, 1, 0.9)
+    assert search.reported(unlucky, 2, 0.0) or search.reported(unlucky, 3, 0.0)
+    assert search.is_stopped(lucky)
+    values = optuna_trials(tmp_path)[4].intermediate_values
+    assert values[1] == pytest.approx(0.85)
+
+
+def test_no_config_is_stopped_at_its_last_epoch_or_without_a_scheduler(tmp_path):
+    search = Search(study(tmp_path, LINE, "random", trials=9, replicates=1))
+    for value in (0.9, 0.8, 0.1, 0.0):
+        trial = search.next()
+        assert curve(search, trial, [value] * trial.config.training.epochs) is None
+        end(search, trial, value)
+    assert all(trial.intermediate_values for trial in optuna_trials(tmp_path)[:4])
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "gp", "nsga2", "cmaes"])
+def test_every_sampler_goes_on_where_a_killed_study_was(tmp_path, sampler):
+    space = SearchSpace({"objective.beta": Uniform(0.5, 8.0), "objective.beta_style": Uniform(0.5, 8.0)})
+
+    def value(trial):
+        return -abs(trial.config.objective.beta - 2)
+
+    whole = [t.trial_id for t in run(Search(study(tmp_path / "whole", space, sampler, 8, 1)), value)]
+    before = run(Search(study(tmp_path / "killed", space, sampler, 8, 1)), value, limit=5)
+    after = run(Search(study(tmp_path / "killed", space, sampler, 8, 1)), value)
+    assert [trial.trial_id for trial in (*before, *after)] == whole
+    assert len(set(whole)) == 8
