@@ -169,6 +169,16 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 """Fields that make a trial fit a machine: stronger than the defaults, weaker than a space's base."""
 
 
+def seconds(text: str) -> float:
+    """The seconds of a time such as 90s, 30m or 2h; 0 if it is none."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        found = float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    except (KeyError, ValueError):
+        return 0.0
+    return found if isfinite(found) else 0.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyConfig:
     """A study as the command line asks for it; what is None is decided from the rest."""
@@ -206,6 +216,9 @@ class StudyConfig:
     max_concurrent: int | None = None
     """Trials at the same time. None: as many as the workers find room for."""
 
+    budget: str | None = None
+    """Time after which no new trial starts, such as 90s, 30m or 2h; --resume goes on. None: no limit."""
+
     address: str | None = None
     """Ray cluster to join, such as auto. None: a Ray on this machine that ends with the study."""
 
@@ -227,6 +240,10 @@ class StudyConfig:
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}")
         gpus = self.gpus_per_worker
         require(gpus is None or (isfinite(gpus) and gpus >= 0), f"gpus_per_worker must be >= 0, got {gpus}")
+        require(
+            self.budget is None or seconds(self.budget) > 0,
+            f"budget must be a time such as 90s, 30m or 2h, got {self.budget!r}",
+        )
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2^32), got {self.seed}")
 
 
@@ -256,6 +273,9 @@ class Study:
     workers: int
     gpus_per_worker: float
     max_concurrent: int | None
+    budget_s: float
+    """Infinite without a budget."""
+
     address: str | None
 
     out: Path

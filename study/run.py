@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ if __name__ == "__main__":  # study/ itself would come first, and its config.py 
 from mmjsd import data as datasets
 from mmjsd.config import require
 from study import manifest
-from study.config import PRESETS, ClusterError, Preset, Sampler, Study, StudyConfig, TrialConfig
+from study.config import PRESETS, ClusterError, Preset, Sampler, Study, StudyConfig, TrialConfig, seconds
 from study.options import asks_for_help, parse, parse_study
 from study.space import Question, SearchSpace, list_questions, load_question
 
@@ -158,6 +159,7 @@ def plan(request: Request) -> Study:
         workers=options.workers,
         gpus_per_worker=gpus_per_worker,
         max_concurrent=options.max_concurrent,
+        budget_s=seconds(options.budget) if options.budget else inf,
         address=options.address,
         out=request.out,
         commit=commit,
@@ -246,11 +248,14 @@ def _run(study: Study) -> int:
         outcome = run_study(study)
     except (ClusterError, ConnectionError) as refused:
         return _refuse(refused)
-    if outcome.interrupted:
+    if outcome.missing and not outcome.budget_is_spent:
         return _note_interruption()
     counts = {"stopped": outcome.stopped, "diverged": outcome.diverged, "failed": outcome.failed}
     others = "".join(f", {count} {state}" for state, count in counts.items() if count or state != "stopped")
-    _log.info("%d trials complete%s", outcome.complete, others)
+    _log.info("%s complete%s", _count(outcome.complete, "trial"), others)
+    if outcome.missing:
+        left = _count(outcome.missing, "trial")
+        _log.info("the budget is spent with %s left; the same command with --resume goes on", left)
     _log.info("results: %s", study.out / "results")
     _log.info("report:  python analysis/report.py %s", study.out)
     if outcome.failed:

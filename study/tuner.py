@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,16 @@ class Outcome:
     stopped: int
     diverged: int
     failed: int
-    interrupted: bool
+    missing: int
+    """Trials that have yet to end, because the user interrupted the study or its budget is spent."""
+
+    budget_is_spent: bool
 
 
 def run_study(study: Study) -> Outcome:
     """Train what is missing of a study, and return when all has ended or the user interrupts."""
     search = Search(study)
+    searcher = _StudySearcher(search, study.budget_s)
     started_here = _join_or_start(study)
     try:
         concurrent = _concurrency(study)
@@ -62,7 +67,7 @@ def run_study(study: Study) -> Outcome:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
-                    search_alg=_StudySearcher(search),
+                    search_alg=searcher,
                     scheduler=_Scheduler(search),
                     metric=OBJECTIVE_METRIC,
                     mode="max",
@@ -82,7 +87,7 @@ def run_study(study: Study) -> Outcome:
     finally:
         if started_here:
             ray.shutdown()
-    return _outcome(study, search)
+    return _outcome(study, search, searcher.budget_is_spent)
 
 
 def _join_or_start(study: Study) -> bool:
@@ -146,13 +151,19 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
     the tables hold all that a resumed study needs.
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, budget_s: float) -> None:
         super().__init__(metric=OBJECTIVE_METRIC, mode="max")
         self._search = search
         self._running: dict[str, Trial] = {}
+        self._ends_at = time.monotonic() + budget_s
+
+    @property
+    def budget_is_spent(self) -> bool:
+        """Whether no further trial may start."""
+        return time.monotonic() >= self._ends_at
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        trial = self._search.next()
+        trial = None if self.budget_is_spent else self._search.next()
         if trial is None:
             return str(Searcher.FINISHED)
         self._running[trial_id] = trial
@@ -225,12 +236,13 @@ class _Follow(tune.Callback):  # type: ignore[misc]
         self._display.ended(trial.config["trial"])
 
 
-def _outcome(study: Study, search: Search) -> Outcome:
+def _outcome(study: Study, search: Search, budget_is_spent: bool) -> Outcome:
     states = [row["state"] for row in store.ended_trials(study.out)]
     return Outcome(
         complete=states.count("COMPLETE"),
         stopped=states.count("STOPPED"),
         diverged=states.count("DIVERGED"),
         failed=states.count("FAILED"),
-        interrupted=search.num_missing > 0,
+        missing=search.num_missing,
+        budget_is_spent=budget_is_spent,
     )

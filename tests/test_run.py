@@ -32,7 +32,7 @@ class Tuner:
     diverged: int = 0
     failed: int = 0
     missing: int = 0
-    interrupted: bool = False
+    budget_is_spent: bool = False
     error: BaseException | None = None
 
     def run_study(self, study):
@@ -102,6 +102,7 @@ def refused(capsys, line):
         ("--space smoke --trials", "--trials needs a value: INT"),
         ("--space smoke --objective.beta -1", "beta must be finite and >= 0, got -1.0"),
         ("--space smoke --objective.name mmjds", "cannot be 'mmjds'; expected one of mmjsd, mmvae, mvae"),
+        ("--space smoke --budget 2d", "budget must be a time such as 90s, 30m or 2h, got '2d'"),
         ("--space smoke --preset desk", "--preset cannot be 'desk'; expected one of laptop, paper"),
         ("--space smoke --model.style_dim many", "--model.style_dim cannot be 'many'; expected INT or"),
         (
@@ -367,7 +368,8 @@ def test_refuses_a_damaged_study_file(capsys, text):
         ({}, 0, ""),
         ({"diverged": 1}, 0, ""),
         ({"failed": 1}, 1, ""),
-        ({"interrupted": True}, 130, "interrupted; the same command with --resume goes on"),
+        ({"missing": 3, "budget_is_spent": True}, 0, ""),
+        ({"missing": 3}, 130, "interrupted; the same command with --resume goes on"),
         ({"error": KeyboardInterrupt()}, 130, "interrupted"),
         ({"error": ClusterError("the cluster has no room")}, 2, "error: the cluster has no room"),
         ({"error": ConnectionError("no Ray\nat auto")}, 2, "error: no Ray at auto"),

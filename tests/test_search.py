@@ -1,6 +1,7 @@
 """The study's search: serves every (config, replicate) once, whatever happened before."""
 
 import dataclasses
+import math
 from datetime import UTC, datetime
 
 import optuna
@@ -31,6 +32,7 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         workers=1,
         gpus_per_worker=0.0,
         max_concurrent=None,
+        budget_s=math.inf,
         address=None,
         out=out,
         commit="",
