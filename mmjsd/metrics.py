@@ -22,7 +22,7 @@ from mmjsd.model import MultimodalVae, Posterior, subsets
 from mmjsd.objective import Draws, draw, draw_latents, elbo
 from mmjsd.quality import Normal, frechet_distance, precision_recall
 
-_CHUNK = 500
+_CHUNK = 250
 _PAIRS_SEED, _DRAWS_SEED = 1, 2
 _RELEASED_MODALITIES = 3
 """As many as the code of the paper's authors is for; its own formulas are named `..._as_released`."""

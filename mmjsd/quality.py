@@ -10,7 +10,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 Array = npt.NDArray[np.floating]
 
-_CLUSTERS, _RUNS = 20, 5
+_CLUSTERS, _RUNS, _BATCH = 20, 5, 100
 _SLOPES = np.tan(np.linspace(1e-10, np.pi / 2 - 1e-10, 1001))
 """Lambda at equally spaced angles; at the axes themselves one of precision and recall is undefined."""
 
@@ -41,7 +41,9 @@ def precision_recall(real: Array, generated: Array) -> PrecisionRecall:
     union = np.concatenate([real, generated])
     runs = []
     for seed in range(_RUNS):
-        kmeans = MiniBatchKMeans(min(_CLUSTERS, len(union)), n_init=1, random_state=seed).fit(union)
+        kmeans = MiniBatchKMeans(
+            min(_CLUSTERS, len(union)), batch_size=_BATCH, n_init=3, random_state=seed
+        ).fit(union)
         counts = [np.bincount(part, minlength=_CLUSTERS) for part in np.split(kmeans.labels_, [len(real)])]
         runs.append(_from_shares(*(count / count.sum() for count in counts)))
     return PrecisionRecall(*np.mean(runs, axis=0).tolist())
@@ -71,19 +73,20 @@ class Normal:
     @cached_property
     def mean(self) -> Array:
         """`[feature]`."""
-        mean: Array = self.features.mean(axis=0)
+        mean: Array = self.features.mean(axis=0, dtype=np.float64)
         return mean
 
     @cached_property
-    def covariance(self) -> Array:
-        """`[feature, feature]`."""
-        return np.atleast_2d(np.cov(self.features, rowvar=False))
+    def deviations(self) -> Array:
+        """X with Xᵀ X = covariance, `[sample, feature]`."""
+        deviations: Array = (self.features - self.mean) / (len(self.features) - 1) ** 0.5
+        return deviations
 
     @cached_property
     def factor(self) -> Array:
-        """L with L Lᵀ = covariance, which need not have full rank."""
-        values, vectors = linalg.eigh(self.covariance)
-        factor: Array = vectors * np.sqrt(values.clip(0))
+        """L with L Lᵀ = covariance, `[feature, feature]`, which need not have full rank."""
+        variances, axes = linalg.eigh(self.deviations.T @ self.deviations)
+        factor: Array = axes * np.sqrt(variances.clip(0))
         return factor
 
 
@@ -93,7 +96,7 @@ def frechet_distance(real: Normal, generated: Normal) -> float:
     Heusel et al. 2017, https://arxiv.org/abs/1706.08500, with other features than theirs. The trace of
     the root is that of (Lᵀ T L)^½ with Σ = L Lᵀ, which is symmetric: its eigenvalues come from SciPy.
     """
-    squared = linalg.eigvalsh(real.factor.T @ generated.covariance @ real.factor)
-    traces = np.trace(real.covariance) + np.trace(generated.covariance)
-    distance = np.square(real.mean - generated.mean).sum() + traces - 2 * np.sqrt(squared.clip(0)).sum()
-    return float(distance)
+    root = generated.deviations @ real.factor
+    squares = np.square(real.mean - generated.mean).sum()
+    squares += np.square(real.deviations).sum() + np.square(generated.deviations).sum()
+    return float(squares - 2 * np.sqrt(linalg.eigvalsh(root.T @ root).clip(0)).sum())
