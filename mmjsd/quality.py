@@ -84,9 +84,8 @@ class Normal:
 
     @cached_property
     def factor(self) -> Array:
-        """L with L Lᵀ = covariance, `[feature, feature]`, which need not have full rank."""
-        variances, axes = linalg.eigh(self.deviations.T @ self.deviations)
-        factor: Array = axes * np.sqrt(variances.clip(0))
+        """L with L Lᵀ = covariance, `[feature, rank]`, the rank at most the number of samples."""
+        factor: Array = np.linalg.qr(self.deviations, mode="r").T
         return factor
 
 
