@@ -20,7 +20,7 @@ from mmjsd.gaussian import Gaussian
 from mmjsd.likelihood import log_importance_weights, log_likelihood, log_likelihood_as_released
 from mmjsd.model import MultimodalVae, Posterior, subsets
 from mmjsd.objective import Draws, draw, draw_latents, elbo
-from mmjsd.quality import Normal, frechet_distance, precision_recall
+from mmjsd.quality import NormalFit, frechet_distance, precision_recall
 
 _CHUNK = 250
 _PAIRS_SEED, _DRAWS_SEED = 1, 2
@@ -271,10 +271,10 @@ def _generated_features(
 
 def _real_features(
     model: MultimodalVae, found: _Encoded, classifiers: Mapping[str, Classifier]
-) -> dict[str, Normal]:
+) -> dict[str, NormalFit]:
     """Features of the split's images, by modality."""
     features = _features(found, classifiers, (batch.x for _, batch, _ in found.chunks()))
-    return {spec.name: Normal(_array(features[spec.name])) for spec in model.specs if spec.kind == "image"}
+    return {spec.name: NormalFit(_array(features[spec.name])) for spec in model.specs if spec.kind == "image"}
 
 
 def _features(
@@ -295,7 +295,7 @@ def _array(features: Tensor) -> npt.NDArray[np.float32]:
 
 def _quality_scores(
     model: MultimodalVae,
-    real: Mapping[str, Normal],
+    real: Mapping[str, NormalFit],
     generated: Mapping[str, Tensor],
     posterior: str = "",
     given: str = "",
@@ -306,7 +306,7 @@ def _quality_scores(
         values = {"precision": shares.precision, "recall": shares.recall}
         if len(model.modalities) == _RELEASED_MODALITIES:
             values["precision_as_released"] = shares.mean
-        values["frechet_distance"] = frechet_distance(reference, Normal(features))
+        values["frechet_distance"] = frechet_distance(reference, NormalFit(features))
         for metric, value in values.items():
             yield Score(metric, value, None, len(features), posterior, given, name)
 

@@ -65,7 +65,7 @@ def _from_shares(real: Array, generated: Array) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True)
-class Normal:
+class NormalFit:
     """The normal distribution with the mean and the covariance of features, `[sample, feature]`."""
 
     features: Array
@@ -89,7 +89,7 @@ class Normal:
         return factor
 
 
-def frechet_distance(real: Normal, generated: Normal) -> float:
+def frechet_distance(real: NormalFit, generated: NormalFit) -> float:
     """|μ - ν|² + tr(Σ + T - 2 (Σ T)^½) between two normal distributions, in squared units of the features.
 
     Heusel et al. 2017, https://arxiv.org/abs/1706.08500, with other features than theirs. The trace of

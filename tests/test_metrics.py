@@ -197,6 +197,8 @@ def test_measures_the_likelihood_of_every_target_given_every_subset(vae):
     assert len(found) == (3 + 2 * 4) * (3 + 1)
     assert ("log_likelihood", "mixture", "left+right", "joint") in found
     assert ("log_likelihood", "", "right", "middle") in found
+    for key in found:
+        assert scores["log_likelihood_as_released", *key[1:]].value != pytest.approx(scores[key].value)
 
 
 def test_leaves_the_likelihood_out_where_no_samples_are_wanted(vae):
@@ -242,6 +244,14 @@ def test_quality_is_measured_given_every_subset_and_none(vae):
     for metric in ("precision", "recall", "precision_as_released", "frechet_distance"):
         assert len([key for key in scores if key[0] == metric]) == (3 + 2 * 4 + 1) * 3
         assert (metric, "", "", "left") in scores
+
+
+def test_quality_is_measured_of_images_alone(vae):
+    vae.specs = tuple(
+        dataclasses.replace(spec, kind="text") if spec.name == "right" else spec for spec in vae.specs
+    )
+    scores = _scores(vae, final=True, num_samples=50, importance_samples=0)
+    assert {key[3] for key in scores if key[0] == "recall"} == {"left", "middle"}
 
 
 def test_has_formulas_as_released_for_three_modalities_alone(build):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from mmjsd.quality import Normal, _from_shares, frechet_distance, precision_recall
+from mmjsd.quality import NormalFit, _from_shares, frechet_distance, precision_recall
 
 
 def blobs(modes, size=1_000, seed=0) -> np.ndarray:
@@ -91,12 +91,12 @@ def test_as_released_is_the_mean_height_of_both_curves():
 # The Fréchet distance ...
 
 
-def normal_like(mean, covariance, size=400) -> Normal:
+def normal_like(mean, covariance, size=400) -> NormalFit:
     """Features with exactly this mean and covariance."""
     noise = np.random.default_rng(0).standard_normal((size, len(mean)))
     noise -= noise.mean(0)
     white = noise @ linalg.inv(linalg.cholesky(np.cov(noise, rowvar=False)))
-    return Normal(np.asarray(mean) + white @ linalg.cholesky(np.asarray(covariance)))
+    return NormalFit(np.asarray(mean) + white @ linalg.cholesky(np.asarray(covariance)))
 
 
 def test_is_zero_between_equals():
@@ -114,7 +114,9 @@ def test_matches_numbers_worked_by_hand():
 
 def test_agrees_with_the_matrix_root_of_scipy():
     rng = np.random.default_rng(1)
-    real, generated = (Normal(rng.standard_normal((60, 5)) @ rng.standard_normal((5, 5))) for _ in range(2))
+    real, generated = (
+        NormalFit(rng.standard_normal((60, 5)) @ rng.standard_normal((5, 5))) for _ in range(2)
+    )
     covariances = [np.cov(each.features, rowvar=False) for each in (real, generated)]
     root = linalg.sqrtm(covariances[0] @ covariances[1]).real
     expected = np.square(real.features.mean(0) - generated.features.mean(0)).sum()
@@ -124,5 +126,5 @@ def test_agrees_with_the_matrix_root_of_scipy():
 
 def test_takes_more_features_than_samples():
     rng = np.random.default_rng(1)
-    few = Normal(rng.standard_normal((10, 30)).astype(np.float32))
+    few = NormalFit(rng.standard_normal((10, 30)).astype(np.float32))
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-3)
