@@ -85,8 +85,8 @@ class NormalFit:
     @cached_property
     def factor(self) -> Array:
         """L with L Lᵀ = covariance, `[feature, rank]`, the rank at most the number of samples."""
-        factor: Array = np.linalg.qr(self.deviations, mode="r").T
-        return factor
+        upper: Array = np.asarray(np.linalg.qr(self.deviations, mode="r"))
+        return upper.T
 
 
 def frechet_distance(real: NormalFit, generated: NormalFit) -> float:
