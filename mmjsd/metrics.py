@@ -129,9 +129,9 @@ def evaluate(
     pairs = split.draw(min(evaluation.num_samples, split.num_examples), generator)
     probe_pairs = train.draw(evaluation.probe_samples, generator)
     found, seen = _encode(model, pairs), _encode(model, probe_pairs)
+    scores = [*_bound_scores(model, found, generator)]  # how many numbers it draws depends on the objective
     generator.manual_seed(_DRAWS_SEED)
-    scores = [
-        *_bound_scores(model, found, generator),
+    scores += [
         *_probe_scores(model, found, seen, generator),
         *_sample_scores(model, found, classifiers, generator, final),
     ]
