@@ -1,6 +1,6 @@
 """Batches on the device: pairs of modalities drawn by class, and the share of one worker among several."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,12 +127,11 @@ class PairedSamples:
         x = {name: self._values(name, rows, present) for name in self.indices}
         return Batch(x, self.labels[rows], present)
 
-    def chunks(self, size: int, workers: Workers) -> Iterator[tuple[int, slice, Batch]]:
-        """Batches of at most `size` samples: their number, this worker's rows within each, and these."""
-        for start in range(0, len(self), size):
-            count = min(size, len(self) - start)
-            rows = workers.rows(count)
-            yield count, rows, self.batch(slice(start + rows.start, start + rows.stop))
+    def chunks(self, size: int, workers: Workers) -> list[slice]:
+        """The rows of one worker's share, cut into parts of at most `size`; at least one, maybe empty."""
+        share = workers.rows(len(self))
+        starts = range(share.start, max(share.stop, share.start + 1), size)
+        return [slice(start, min(start + size, share.stop)) for start in starts]
 
     def _values(self, name: str, rows: slice, present: Mapping[str, Tensor] | None) -> Tensor:
         values = self.pairs.values[name][self.indices[name][rows]]

@@ -27,14 +27,20 @@ _BATCH = 128
 class Classifier:
     """One modality's classifier, in eval mode, and how good it is on the original test examples."""
 
-    network: nn.Module
+    network: nn.Sequential
     accuracy: float
     num_samples: int
 
     @torch.no_grad()
-    def classes(self, values: Tensor) -> Tensor:
-        """The likeliest class of each image or text, `[batch]`."""
-        likeliest: Tensor = self.network(values).argmax(-1)
+    def features(self, values: Tensor) -> Tensor:
+        """What the last layer sees of each image or text, `[batch, feature]`."""
+        features: Tensor = self.network[:-1](values)
+        return features
+
+    @torch.no_grad()
+    def classes(self, features: Tensor) -> Tensor:
+        """The likeliest class for each row of `features`, `[batch]`."""
+        likeliest: Tensor = self.network[-1](features).argmax(-1)
         return likeliest
 
 
@@ -114,7 +120,7 @@ def _save(classifier: Classifier, file: Path) -> None:
     os.replace(temporary, file)
 
 
-def _load(network: nn.Module, file: Path) -> Classifier | None:
+def _load(network: nn.Sequential, file: Path) -> Classifier | None:
     """The cached classifier; none if there is none, or none that can be read."""
     try:
         with safetensors.safe_open(file, framework="pt") as opened:

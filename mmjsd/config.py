@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from mmjsd.data import Modality
 
-ObjectiveName = Literal["mmjsd", "mvae", "mmvae"]
+ObjectiveName = Literal["mmjsd", "mvae", "mmvae", "mopoe", "mvtcae"]
 Fusion = Literal["mixture", "product"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -86,7 +86,7 @@ class ObjectiveConfig:
     """The bound, by its published name."""
 
     fusion: Fusion | None = None
-    """Joint posterior decoded from in training; none: the objective's own (mixture; product for mvae)."""
+    """Joint posterior decoded from in training; none: the objective's own, a product for mvae and mvtcae."""
 
     dynamic_prior: Fusion = "product"
     """mmjsd's prior: product (geometric mean, closed form) or mixture (arithmetic mean, Monte Carlo)."""
@@ -96,6 +96,9 @@ class ObjectiveConfig:
 
     weights: tuple[float, ...] | None = None
     """pi: one weight per modality in the model's order, then the prior's; none: all equal."""
+
+    total_correlation: float = 0.9
+    """mvtcae's alpha: share of its bound on the total correlation; the rest is the joint ELBO's."""
 
     beta: float = 2.5
     """Weight of every divergence term against the reconstruction."""
@@ -124,6 +127,8 @@ class ObjectiveConfig:
                 "leave fusion out or choose objective mmjsd",
             )
         require(self.prior_samples >= 1, f"prior_samples must be >= 1, got {self.prior_samples}")
+        alpha = self.total_correlation
+        require(0 <= alpha <= 1, f"total_correlation must lie in [0, 1], got {alpha}")
         for name in ("beta", "beta_content", "beta_style"):
             value = getattr(self, name)
             require(isfinite(value) and value >= 0, f"{name} must be finite and >= 0, got {value}")
@@ -141,7 +146,7 @@ class ObjectiveConfig:
     @property
     def own_fusion(self) -> Fusion:
         """The joint posterior by which the objective was published."""
-        return "product" if self.name == "mvae" else "mixture"
+        return "product" if self.name in ("mvae", "mvtcae") else "mixture"
 
     def resolved(self, modalities: Sequence[Modality]) -> "ObjectiveConfig":
         """The same objective with every default that depends on itself or the modalities written out.
@@ -204,7 +209,12 @@ class EvaluationConfig:
     probe_samples: int = 2_000
     """Training pairs on whose latents the linear probe is fitted."""
 
+    importance_samples: int = 12
+    """Draws with which each log-likelihood of the test split is estimated; 0: it is not."""
+
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every must be >= 1, got {self.every}")
         require(self.num_samples >= 2, f"num_samples must be >= 2, got {self.num_samples}")
         require(self.probe_samples >= 10, f"probe_samples must be >= 10, got {self.probe_samples}")
+        draws = self.importance_samples
+        require(draws >= 0, f"importance_samples must be >= 0, got {draws}")

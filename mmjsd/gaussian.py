@@ -80,6 +80,25 @@ def choose(
     return Gaussian(experts.mu.gather(0, index)[0], experts.logvar.gather(0, index)[0])
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Σ_k w_k q_k: experts stacked on axis 0, and their weights, which sum to one for each sample."""
+
+    experts: Gaussian
+    weights: Float[Tensor, "expert batch"]
+
+    def choose(self, choice: Float[Tensor, " batch"] | None) -> Gaussian:
+        """One expert per sample, drawn as the function `choose` does; a single one needs no draw."""
+        if len(self.weights) == 1:
+            return Gaussian(self.experts.mu[0], self.experts.logvar[0])
+        assert choice is not None
+        return choose(self.experts, self.weights, choice)
+
+    def log_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+        """log Σ_k w_k q_k(z) in nats: the density of the whole mixture, whichever expert z was drawn from."""
+        return torch.logsumexp(self.weights.log() + self.experts.log_prob(z), dim=0)
+
+
 def per_expert(weights: Float[Tensor, "expert *batch"], experts: Gaussian) -> Float[Tensor, "expert ..."]:
     """Weights with axes appended until they broadcast against `[expert, batch, latent]`."""
     return weights.reshape(*weights.shape, *(1,) * (experts.mu.ndim - weights.ndim))

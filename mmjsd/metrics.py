@@ -1,27 +1,31 @@
-"""What a trained model is worth: terms of the bound, probe accuracy and coherence of every subset."""
+"""What a trained model is worth: terms of the bound, and for every subset what it tells and generates."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from mmjsd.batches import Batch, Pairs, Workers
+from mmjsd.batches import Batch, PairedSamples, Pairs, Workers
 from mmjsd.classifiers import Classifier
 from mmjsd.config import EvaluationConfig, Fusion
 from mmjsd.gaussian import Gaussian
-from mmjsd.model import MultimodalVae, Posterior
-from mmjsd.objective import draw, elbo
+from mmjsd.likelihood import log_importance_weights, log_likelihood, log_likelihood_as_released
+from mmjsd.model import MultimodalVae, Posterior, subsets
+from mmjsd.objective import Draws, draw, draw_latents, elbo
+from mmjsd.quality import NormalFit, frechet_distance, precision_recall
 
-_CHUNK = 500
+_CHUNK = 250
 _PAIRS_SEED, _DRAWS_SEED = 1, 2
+_RELEASED_MODALITIES = 3
+"""As many as the code of the paper's authors is for; its own formulas are named `..._as_released`."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +55,45 @@ class Representation:
         """The subset as the tables write it: sorted, joined by "+"."""
         return "+".join(sorted(self.subset))
 
+    @property
+    def fusion(self) -> Fusion:
+        """How the subset's posteriors become one; the product of a single one is itself."""
+        return self.posterior or "product"
+
+    def fuse(
+        self, model: MultimodalVae, posteriors: Mapping[str, Posterior], choice: Float[Tensor, " batch"]
+    ) -> Gaussian:
+        """The subset's joint posterior, a mixture by the expert that `choice` selects."""
+        given = {name: posteriors[name] for name in self.subset}
+        return model.fuse(given, self.fusion, choice)
+
 
 def representations(modalities: tuple[str, ...]) -> list[Representation]:
     """Every non-empty subset, those of several modalities once as mixture and once as product."""
-    subsets = [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
     return [
         Representation(subset, posterior)
-        for subset in subsets
+        for subset in subsets(modalities)
         for posterior in (get_args(Fusion) if len(subset) > 1 else (None,))
     ]
 
 
-@dataclass
-class _Collected:
-    """Per-sample results of one split, appended chunk by chunk."""
+@dataclass(frozen=True)
+class _Encoded:
+    """This worker's share of drawn pairs with their posteriors, in chunks that fit into memory."""
 
-    labels: list[Tensor] = field(default_factory=list)
-    terms: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
-    latents: dict[Representation, list[Tensor]] = field(default_factory=dict)
-    coherent: dict[tuple[Representation, str], list[Tensor]] = field(default_factory=dict)
-    random_coherent: list[Tensor] = field(default_factory=list)
+    samples: PairedSamples
+    workers: Workers
+    rows: list[slice]
+    posteriors: list[dict[str, Posterior]]
+
+    def chunks(self) -> Iterator[tuple[slice, Batch, dict[str, Posterior]]]:
+        """Which of all samples a chunk holds, the samples, and their posteriors."""
+        for rows, posteriors in zip(self.rows, self.posteriors, strict=True):
+            yield rows, self.samples.batch(rows), posteriors
+
+    def gather(self, parts: Iterable[Tensor]) -> Tensor:
+        """One row for each of all samples, from the rows of this worker's chunks."""
+        return self.workers.gather(torch.cat(list(parts)))
 
 
 @torch.no_grad()
@@ -80,43 +103,41 @@ def evaluate(
     train: Pairs,
     classifiers: Mapping[str, Classifier],
     evaluation: EvaluationConfig,
+    final: bool = False,
 ) -> list[Score]:
     """All metrics of one split, on pairs and draws that are the same for every trial.
 
     Probe accuracy: a linear classifier (scikit-learn's logistic regression) fitted on the content
-    means of `evaluation.probe_samples` training pairs, its accuracy on the split. Coherence: the
-    share of samples generated given a subset whose class, by the target modality's classifier, is
-    that of the subset; content is drawn from the subset's posterior, styles from the prior. Mean
-    coherence: over all conditional generations, that is targets that are not given. Random
-    coherence: the share of unconditional samples in which the classes of all modalities agree.
+    means of `evaluation.probe_samples` training pairs, its accuracy on the split; style probe accuracy
+    likewise from the means of one modality's own subspace. Coherence: the share of samples generated
+    given a subset whose class, by the target modality's classifier, is that of the subset; content is
+    drawn from the subset's posterior, styles from the prior. Mean coherence: over all conditional
+    generations, that is targets that are not given. Random coherence: the share of unconditional
+    samples in which the classes of all modalities agree.
+
+    A final evaluation adds what costs more: log-likelihood by `evaluation.importance_samples` draws
+    (`mmjsd.likelihood`), and precision, recall and Fréchet distance of the same generated images
+    (`mmjsd.quality`) by the features of their modality's classifier.
 
     Under torch.distributed each worker takes its rows, and all workers return the same scores.
 
     Raises:
-        FloatingPointError: if the model's content means are not finite.
+        FloatingPointError: if the model's content or style means are not finite.
     """
-    workers = Workers.current()
     model.eval()
     generator = torch.Generator(model.device).manual_seed(_PAIRS_SEED)
     pairs = split.draw(min(evaluation.num_samples, split.num_examples), generator)
     probe_pairs = train.draw(evaluation.probe_samples, generator)
+    found, seen = _encode(model, pairs), _encode(model, probe_pairs)
+    scores = [*_bound_scores(model, found, generator)]  # how many numbers it draws depends on the objective
     generator.manual_seed(_DRAWS_SEED)
-
-    found, seen = _Collected(), _Collected()
-    for count, rows, batch in pairs.chunks(_CHUNK, workers):
-        posteriors = model.posteriors(batch.x)
-        found.labels.append(batch.labels)
-        _collect_terms(model, batch, count, rows, generator, found)
-        _collect_latents(model, posteriors, count, rows, generator, found)
-        _collect_coherence(model, posteriors, batch, count, rows, generator, classifiers, found)
-    for count, rows, batch in probe_pairs.chunks(_CHUNK, workers):
-        seen.labels.append(batch.labels)
-        _collect_latents(model, model.posteriors(batch.x), count, rows, generator, seen)
-    return [
-        *_bound_scores(found, workers),
-        *_probe_scores(found, seen, workers),
-        *_coherence_scores(found, workers),
+    scores += [
+        *_probe_scores(model, found, seen, generator),
+        *_sample_scores(model, found, classifiers, generator, final),
     ]
+    if final and evaluation.importance_samples:
+        scores += _likelihood_scores(model, found, evaluation.importance_samples, generator)
+    return scores
 
 
 def classifier_scores(classifiers: Mapping[str, Classifier]) -> list[Score]:
@@ -133,97 +154,186 @@ def classifier_scores(classifiers: Mapping[str, Classifier]) -> list[Score]:
     ]
 
 
-def _collect_terms(
-    model: MultimodalVae, batch: Batch, count: int, rows: slice, generator: torch.Generator, into: _Collected
-) -> None:
-    terms = elbo(model, batch.x, draw(model, count, generator).rows(rows), batch.present)
-    values = {("loss", ""): terms.loss, ("content_divergence", ""): terms.content_divergence}
-    values |= {("reconstruction", name): value for name, value in terms.reconstruction.items()}
-    values |= {("style_divergence", name): value for name, value in terms.style_divergence.items()}
-    for key, value in values.items():
-        into.terms.setdefault(key, []).append(value)
+def _encode(model: MultimodalVae, samples: PairedSamples) -> _Encoded:
+    workers = Workers.current()
+    rows = samples.chunks(_CHUNK, workers)
+    return _Encoded(samples, workers, rows, [model.posteriors(samples.batch(each).x) for each in rows])
 
 
-def _joints(
-    model: MultimodalVae,
-    posteriors: Mapping[str, Posterior],
-    count: int,
-    rows: slice,
-    generator: torch.Generator,
-) -> Iterator[tuple[Representation, Gaussian]]:
+def _bound_scores(model: MultimodalVae, found: _Encoded, generator: torch.Generator) -> Iterator[Score]:
+    draws = draw(model, len(found.samples), generator)
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+    for rows, batch, _ in found.chunks():
+        terms = elbo(model, batch.x, draws.rows(rows), batch.present)
+        values = {("loss", ""): terms.loss, ("content_divergence", ""): terms.content_divergence}
+        values |= {("reconstruction", name): value for name, value in terms.reconstruction.items()}
+        values |= {("style_divergence", name): value for name, value in terms.style_divergence.items()}
+        for key, value in values.items():
+            parts.setdefault(key, []).append(value)
+    for (metric, target), each in parts.items():
+        yield _mean(found.gather(each), metric, target=target)
+
+
+def _probe_scores(
+    model: MultimodalVae, found: _Encoded, seen: _Encoded, generator: torch.Generator
+) -> Iterator[Score]:
+    def content(encoded: _Encoded, each: Representation) -> Tensor:
+        choice = torch.rand(len(encoded.samples), generator=generator, device=generator.device)
+        return encoded.gather(
+            each.fuse(model, posteriors, choice[rows]).mu for rows, _, posteriors in encoded.chunks()
+        )
+
+    def style(encoded: _Encoded, name: str) -> Tensor:
+        return encoded.gather(posteriors[name].style.mu for posteriors in encoded.posteriors)
+
+    def right(judged_on: Tensor, fitted_on: Tensor, what: str) -> Tensor:
+        known, truth = seen.samples.labels.cpu(), found.samples.labels.cpu()
+        return _linear_classes(fitted_on.cpu(), known, judged_on.cpu(), what) == truth
+
     for each in representations(model.modalities):
-        choice = torch.rand(count, generator=generator, device=model.device)[rows]
-        given = {name: posteriors[name] for name in each.subset}
-        yield each, model.fuse(given, each.posterior or "product", choice)
+        means = content(found, each), content(seen, each)
+        probed = right(*means, f"content means given {each.given}")
+        yield _mean(probed, "probe_accuracy", each.posterior or "", each.given)
+    for name, size in model.style_dims.items():
+        if size > 0:
+            probed = right(style(found, name), style(seen, name), f"style means of {name}")
+            yield _mean(probed, "style_probe_accuracy", target=name)
 
 
-def _collect_latents(
+def _linear_classes(fitted_on: Tensor, known: Tensor, judged_on: Tensor, what: str) -> Tensor:
+    """Classes of latents by a linear classifier that was fitted on others."""
+    if not (fitted_on.isfinite().all() and judged_on.isfinite().all()):
+        raise FloatingPointError(f"{what} are not finite")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe = LogisticRegression(max_iter=1000).fit(fitted_on.numpy(), known.numpy())
+    return torch.from_numpy(probe.predict(judged_on.numpy()))
+
+
+def _sample_scores(
     model: MultimodalVae,
-    posteriors: Mapping[str, Posterior],
-    count: int,
-    rows: slice,
-    generator: torch.Generator,
-    into: _Collected,
-) -> None:
-    for each, joint in _joints(model, posteriors, count, rows, generator):
-        into.latents.setdefault(each, []).append(joint.mu)
-
-
-def _collect_coherence(
-    model: MultimodalVae,
-    posteriors: Mapping[str, Posterior],
-    batch: Batch,
-    count: int,
-    rows: slice,
-    generator: torch.Generator,
+    found: _Encoded,
     classifiers: Mapping[str, Classifier],
-    into: _Collected,
-) -> None:
-    def normal(size: int) -> Tensor:
-        return torch.randn(count, size, generator=generator, device=model.device)[rows]
-
-    def classes(content: Tensor) -> dict[str, Tensor]:
-        style = {name: normal(size) for name, size in model.style_dims.items()}
-        return {name: classifiers[name].classes(mean) for name, mean in model.means(content, style).items()}
-
-    for each, joint in _joints(model, posteriors, count, rows, generator):
-        for name, found in classes(joint.sample(normal(model.config.content_dim))).items():
-            into.coherent.setdefault((each, name), []).append(found == batch.labels)
-    unconditional = torch.stack(list(classes(normal(model.config.content_dim)).values()))
-    into.random_coherent.append((unconditional == unconditional[0]).all(0))
-
-
-def _bound_scores(found: _Collected, workers: Workers) -> Iterator[Score]:
-    for (metric, target), parts in found.terms.items():
-        yield _mean(workers.gather(torch.cat(parts)), metric, target=target)
-
-
-def _probe_scores(found: _Collected, seen: _Collected, workers: Workers) -> Iterator[Score]:
-    known, truth = workers.gather(torch.cat(seen.labels)).cpu(), workers.gather(torch.cat(found.labels)).cpu()
-    for each, parts in found.latents.items():
-        fitted_on = workers.gather(torch.cat(seen.latents[each])).cpu().numpy()
-        judged_on = workers.gather(torch.cat(parts)).cpu().numpy()
-        if not (np.isfinite(fitted_on).all() and np.isfinite(judged_on).all()):
-            raise FloatingPointError(f"content means given {each.given} are not finite")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            probe = LogisticRegression(max_iter=1000).fit(fitted_on, known.numpy())
-        right = torch.from_numpy(probe.predict(judged_on)) == truth
-        yield _mean(right, "probe_accuracy", each.posterior or "", each.given)
-
-
-def _coherence_scores(found: _Collected, workers: Workers) -> Iterator[Score]:
+    generator: torch.Generator,
+    final: bool,
+) -> Iterator[Score]:
+    """Coherence of what is generated and, in a final evaluation, its quality."""
+    real = _real_features(model, found, classifiers) if final else {}
     conditional: dict[Fusion, list[Tensor]] = {posterior: [] for posterior in get_args(Fusion)}
-    for (each, target), parts in found.coherent.items():
-        coherent = workers.gather(torch.cat(parts))
-        yield _mean(coherent, "coherence", each.posterior or "", each.given, target)
-        if target not in each.subset:
-            for posterior in [each.posterior] if each.posterior else get_args(Fusion):
-                conditional[posterior].append(coherent)
-    for posterior, parts in conditional.items():
+    for each in representations(model.modalities):
+        posterior = each.posterior or ""
+        draws = draw_latents(model, len(found.samples), generator)
+        features = _generated_features(model, found, classifiers, draws, each)
+        for target, classes in _classes(classifiers, features).items():
+            coherent = classes == found.samples.labels
+            yield _mean(coherent, "coherence", posterior, each.given, target)
+            if target not in each.subset:
+                for fused in [each.posterior] if each.posterior else get_args(Fusion):
+                    conditional[fused].append(coherent)
+        yield from _quality_scores(model, real, features, posterior, each.given)
+    for fused, parts in conditional.items():
         if parts:
-            yield _mean(torch.stack(parts).float().mean(0), "mean_coherence", posterior)
-    yield _mean(workers.gather(torch.cat(found.random_coherent)), "random_coherence")
+            yield _mean(torch.stack(parts).float().mean(0), "mean_coherence", fused)
+    features = _generated_features(
+        model, found, classifiers, draw_latents(model, len(found.samples), generator)
+    )
+    yield from _random_coherence_scores(torch.stack(list(_classes(classifiers, features).values())))
+    yield from _quality_scores(model, real, features)
+
+
+def _random_coherence_scores(classes: Int[Tensor, "modality sample"]) -> Iterator[Score]:
+    agrees = classes[1:] == classes[0]
+    yield _mean(agrees.all(0), "random_coherence")
+    if len(classes) == _RELEASED_MODALITIES:
+        # That two comparisons agree is counted, so that a sample on which both fail is coherent.
+        yield _mean(agrees[0] == agrees[1], "random_coherence_as_released")
+
+
+def _generated_features(
+    model: MultimodalVae,
+    found: _Encoded,
+    classifiers: Mapping[str, Classifier],
+    draws: Draws,
+    given: Representation | None = None,
+) -> dict[str, Tensor]:
+    """Features of one generated sample of every modality for each of all samples, or of the prior's."""
+
+    def generated() -> Iterator[dict[str, Tensor]]:
+        for rows, _, posteriors in found.chunks():
+            noise = draws.rows(rows)
+            content = noise.content
+            if given:
+                content = given.fuse(model, posteriors, noise.choice).sample(noise.content)
+            yield model.means(content, noise.style)
+
+    return _features(found, classifiers, generated())
+
+
+def _real_features(
+    model: MultimodalVae, found: _Encoded, classifiers: Mapping[str, Classifier]
+) -> dict[str, NormalFit]:
+    """Features of the split's images, by modality."""
+    features = _features(found, classifiers, (batch.x for _, batch, _ in found.chunks()))
+    return {spec.name: NormalFit(_array(features[spec.name])) for spec in model.specs if spec.kind == "image"}
+
+
+def _features(
+    found: _Encoded, classifiers: Mapping[str, Classifier], chunks: Iterable[Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    parts = [{name: classifiers[name].features(x) for name, x in chunk.items()} for chunk in chunks]
+    return {name: found.gather(part[name] for part in parts) for name in parts[0]}
+
+
+def _classes(classifiers: Mapping[str, Classifier], features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: classifiers[name].classes(each) for name, each in features.items()}
+
+
+def _array(features: Tensor) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float32] = features.cpu().numpy()
+    return values
+
+
+def _quality_scores(
+    model: MultimodalVae,
+    real: Mapping[str, NormalFit],
+    generated: Mapping[str, Tensor],
+    posterior: str = "",
+    given: str = "",
+) -> Iterator[Score]:
+    for name, reference in real.items():
+        features = _array(generated[name])
+        shares = precision_recall(reference.features, features)
+        values = {"precision": shares.precision, "recall": shares.recall}
+        if len(model.modalities) == _RELEASED_MODALITIES:
+            values["precision_as_released"] = shares.mean
+        values["frechet_distance"] = frechet_distance(reference, NormalFit(features))
+        for metric, value in values.items():
+            yield Score(metric, value, None, len(features), posterior, given, name)
+
+
+def _likelihood_scores(
+    model: MultimodalVae, found: _Encoded, num_samples: int, generator: torch.Generator
+) -> Iterator[Score]:
+    estimates = {"log_likelihood": log_likelihood}
+    if len(model.modalities) == _RELEASED_MODALITIES:
+        estimates["log_likelihood_as_released"] = log_likelihood_as_released
+    for each in representations(model.modalities):
+        draws = [draw_latents(model, len(found.samples), generator) for _ in range(num_samples)]
+        parts = [
+            log_importance_weights(
+                model,
+                batch.x,
+                posteriors,
+                each.subset,
+                each.fusion,
+                [noise.rows(rows) for noise in draws],
+            )
+            for rows, batch, posteriors in found.chunks()
+        ]
+        for target in parts[0]:
+            log_weights = found.gather(part[target] for part in parts)
+            for metric, estimate in estimates.items():
+                yield _mean(estimate(log_weights), metric, each.posterior or "", each.given, target)
 
 
 def _mean(

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.distributions import Distribution
 
 from mmjsd.config import Fusion, ModelConfig, ObjectiveConfig, require
 from mmjsd.data import Modality
-from mmjsd.gaussian import Gaussian, choose, product, stack, standard_like
+from mmjsd.gaussian import Gaussian, Mixture, product, stack, standard_like
 from mmjsd.networks import NETWORKS, Width
 
 WEIGHTS_FILE = "model.safetensors"
@@ -31,6 +32,11 @@ class Posterior:
     style: Gaussian
 
 
+def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every non-empty subset of the modalities, the smallest first."""
+    return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
+
+
 class MultimodalVae(nn.Module):
     """A VAE of any number of modalities with shared content and, if wanted, their own subspaces.
 
@@ -39,7 +45,8 @@ class MultimodalVae(nn.Module):
         config: sizes.
         objective: decides how unimodal posteriors become a joint one: the weights of a mixture,
             and whether the prior is an expert of the product (it is in mvae, where a product of
-            posteriors that were each trained with the prior needs it; not in mmjsd and mmvae).
+            posteriors that were each trained with the prior needs it; not in the others), and
+            whether products of subsets are the experts of a mixture (they are in mopoe).
     """
 
     def __init__(
@@ -103,6 +110,36 @@ class MultimodalVae(nn.Module):
             weights = torch.cat([weights, prior])
         return weights / weights.sum(0)
 
+    def joint(
+        self,
+        posteriors: Mapping[str, Posterior],
+        posterior: Fusion,
+        present: Mapping[str, Bool[Tensor, " batch"]] | None = None,
+    ) -> Mixture:
+        """The joint content posterior of the given modalities' posteriors; a product is a mixture of one.
+
+        Args:
+            posteriors: from `posteriors`, at least one.
+            posterior: "product": with unit weights. "mixture": by pi; in mopoe, of the products of all
+                subsets, equally weighted. In mvae the prior is a further expert of every product, and
+                of each modality's posterior that enters a mixture.
+            present: which samples have a modality; one that is not named is there in all.
+        """
+        experts = {name: each.content for name, each in posteriors.items()}
+        like = next(iter(experts.values())).mu
+        here = {name: self._present(name, present, like) for name in posteriors}
+        if posterior == "product" or len(experts) == 1:
+            return Mixture(stack([self._product(experts, here)]), torch.ones_like(like[None, :, 0]))
+        if self.objective.name == "mopoe":
+            groups = subsets(tuple(experts))
+            complete = torch.stack([torch.stack([here[name] for name in group]).prod(0) for group in groups])
+            weights = complete / complete.sum(0)
+        else:
+            groups, weights = [(name,) for name in experts], self.weights(posteriors, present, like)
+        all_here = dict.fromkeys(experts, torch.ones_like(like[:, 0]))
+        products = [self._product({name: experts[name] for name in group}, all_here) for group in groups]
+        return Mixture(stack(products), weights)
+
     def fuse(
         self,
         posteriors: Mapping[str, Posterior],
@@ -110,27 +147,13 @@ class MultimodalVae(nn.Module):
         choice: Float[Tensor, " batch"] | None = None,
         present: Mapping[str, Bool[Tensor, " batch"]] | None = None,
     ) -> Gaussian:
-        """The joint content posterior of the given modalities' posteriors.
+        """The `joint` posterior, a mixture represented by one expert per sample.
 
         Args:
-            posteriors: from `posteriors`, at least one.
-            posterior: "product": with unit weights. "mixture": by pi, represented by one expert per
-                sample. In mvae the prior is a further expert of every product, and of each modality's
-                posterior that enters a mixture.
+            posteriors, posterior, present: as in `joint`.
             choice: uniform draws from [0, 1) that select a mixture's experts; one expert needs none.
-            present: which samples have a modality; one that is not named is there in all.
         """
-        experts = [each.content for each in posteriors.values()]
-        prior = [standard_like(experts[0])] if self.objective.name == "mvae" else []
-        like = experts[0].mu
-        if posterior == "mixture" and len(experts) > 1:
-            assert choice is not None
-            if prior:
-                experts = [product(stack([expert, *prior]), like.new_ones(2)) for expert in experts]
-            return choose(stack(experts), self.weights(posteriors, present, like), choice)
-        rows = [self._present(name, present, like) for name in posteriors]
-        weights = torch.stack([*rows, *(torch.ones_like(rows[0]) for _ in prior)])
-        return product(stack([*experts, *prior]), weights) if len(weights) > 1 else experts[0]
+        return self.joint(posteriors, posterior, present).choose(choice)
 
     def joint_posterior(
         self, x: Mapping[str, Tensor], posterior: Fusion = "mixture", generator: torch.Generator | None = None
@@ -194,6 +217,13 @@ class MultimodalVae(nn.Module):
     def _location(self, name: str, content: Tensor, style: Tensor) -> Tensor:
         located: Tensor = self.decoders[name](torch.cat([content, style], dim=-1))
         return located.float()
+
+    def _product(self, experts: Mapping[str, Gaussian], here: Mapping[str, Tensor]) -> Gaussian:
+        """The product of the experts that each sample has, in mvae with the prior; of one it is that one."""
+        factors, weights = list(experts.values()), [here[name] for name in experts]
+        if self.objective.name == "mvae":
+            factors, weights = [*factors, standard_like(factors[0])], [*weights, torch.ones_like(weights[0])]
+        return product(stack(factors), torch.stack(weights)) if len(factors) > 1 else factors[0]
 
     def _present(self, name: str, present: Mapping[str, Tensor] | None, like: Tensor) -> Tensor:
         here = None if present is None else present.get(name)

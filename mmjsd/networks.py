@@ -21,14 +21,14 @@ LAPLACE_SCALE = 0.75
 
 @dataclass(frozen=True)
 class Networks:
-    """What one modality needs. `hidden` scales a layer's width; an encoder ends in features."""
+    """What one modality needs. An encoder ends in features; a classifier's last layer is linear in them."""
 
     encoder: Callable[["Width"], nn.Module]
     num_features: Callable[["Width"], int]
     decoder: Callable[[int, "Width"], nn.Module]
     likelihood: Callable[[Tensor], Distribution]
     mean: Callable[[Tensor], Tensor]
-    classifier: Callable[[int], nn.Module]
+    classifier: Callable[[int], nn.Sequential]
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _text_likelihood(logits: Tensor) -> Distribution:
     return Independent(Categorical(logits=logits, validate_args=False), 1, validate_args=False)
 
 
-def _image_classifier(channels: int, side: int) -> Callable[[int], nn.Module]:
-    def build(num_classes: int) -> nn.Module:
+def _image_classifier(channels: int, side: int) -> Callable[[int], nn.Sequential]:
+    def build(num_classes: int) -> nn.Sequential:
         return nn.Sequential(
             *(nn.Conv2d(channels, 16, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()),
             *(nn.Conv2d(16, 32, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()),
@@ -145,7 +145,7 @@ def _image_classifier(channels: int, side: int) -> Callable[[int], nn.Module]:
     return build
 
 
-def _word_classifier(num_classes: int) -> nn.Module:
+def _word_classifier(num_classes: int) -> nn.Sequential:
     return nn.Sequential(
         *(OneHot(), nn.Conv1d(len(ALPHABET), 64, 3, padding=1), nn.ReLU()),
         *(nn.Conv1d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool1d(1)),

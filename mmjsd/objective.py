@@ -1,13 +1,13 @@
 """The multimodal bounds, as one family: a joint posterior, a content divergence, and what is added."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmjsd.gaussian import Gaussian, kl, product, stack, standard_like
+from mmjsd.gaussian import Gaussian, Mixture, kl, product, stack, standard_like
 from mmjsd.model import MultimodalVae, Posterior
 
 
@@ -99,21 +99,24 @@ class Draws:
         )
 
 
+def draw_latents(model: MultimodalVae, batch: int, generator: torch.Generator) -> Draws:
+    """Noise of content, choice of expert and styles of `batch` samples, on the generator's device."""
+    return Draws(
+        content=_normal(generator, batch, model.config.content_dim),
+        choice=torch.rand(batch, generator=generator, device=generator.device),
+        style={name: _normal(generator, batch, size) for name, size in model.style_dims.items()},
+    )
+
+
 def draw(model: MultimodalVae, batch: int, generator: torch.Generator) -> Draws:
     """What one evaluation of the model's bound on `batch` samples needs, on the generator's device."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device=generator.device)
-
     objective, content = model.objective, model.config.content_dim
     alone = model.modalities if objective.name == "mvae" else ()
     mixture_prior = objective.name == "mmjsd" and objective.dynamic_prior == "mixture"
-    return Draws(
-        content=normal(batch, content),
-        choice=torch.rand(batch, generator=generator, device=generator.device),
-        style={name: normal(batch, size) for name, size in model.style_dims.items()},
-        unimodal={name: normal(batch, content) for name in alone},
-        prior=normal(batch, objective.prior_samples, len(model.modalities) + 1, content)
+    return replace(
+        draw_latents(model, batch, generator),
+        unimodal={name: _normal(generator, batch, content) for name in alone},
+        prior=_normal(generator, batch, objective.prior_samples, len(model.modalities) + 1, content)
         if mixture_prior
         else None,
     )
@@ -151,8 +154,13 @@ def elbo(
 
         mmjsd   JS_π of the unimodal posteriors and the prior, around the dynamic prior (Eq. 4)
         mmvae   Σ_j π_j KL(q(c | x_j) ‖ p(c)), π renormalised without the prior (Eq. 6)
+        mopoe   the mean of KL(q(c | X_K) ‖ p(c)) over all subsets K, q(c | X_K) the product of the
+                subset's posteriors (Sutter et al. 2021, https://arxiv.org/abs/2105.02470)
         mvae    KL(q(c | X) ‖ p(c)); the same bound of each modality alone is added (Wu & Goodman
                 2018, https://arxiv.org/abs/1802.05335, without their sampled subsets)
+        mvtcae  (1 − α) KL(q(c | X) ‖ p(c)) + α Σ_j π_j KL(q(c | X) ‖ q(c | x_j)); λ_j is multiplied
+                by 1 − α π_j (Hwang et al. 2021, Multi-View Representation Learning via Total
+                Correlation Objective, NeurIPS, where π_j = 1/M; π is renormalised without the prior)
 
     Args:
         model: holds the resolved objective.
@@ -166,8 +174,9 @@ def elbo(
     assert objective.reconstruction_weights
     assert objective.style_weights
     posteriors = model.posteriors(x)
-    joint = model.fuse(posteriors, objective.fusion, draws.choice, present)
-    content = joint.sample(draws.content)
+    joint = model.joint(posteriors, objective.fusion, present)
+    content = joint.choose(draws.choice).sample(draws.content)
+    shares = _reconstruction_shares(model, posteriors, present, content)
     divergence = _content_divergence(model, posteriors, joint, draws, present)
     content_weight = objective.beta * objective.beta_content
     style_weight = objective.beta * objective.beta_style
@@ -177,7 +186,7 @@ def elbo(
         style = {name: own.style.sample(draws.style[name])}
         nll = -model.decode(content, style)[name].log_prob(x[name])
         style_kl = kl(own.style, standard_like(own.style))
-        reconstruction_weight = objective.reconstruction_weights[name]
+        reconstruction_weight = objective.reconstruction_weights[name] * shares[name]
         own_style_weight = style_weight * objective.style_weights[name]
         own_loss = reconstruction_weight * nll + own_style_weight * style_kl
         if objective.name == "mvae":
@@ -195,24 +204,44 @@ def elbo(
 def _content_divergence(
     model: MultimodalVae,
     posteriors: Mapping[str, Posterior],
-    joint: Gaussian,
+    joint: Mixture,
     draws: Draws,
     present: Mapping[str, Bool[Tensor, " batch"]] | None,
 ) -> Float[Tensor, " batch"]:
     objective = model.objective
-    prior = standard_like(joint)
-    if objective.name == "mvae":
-        return kl(joint, prior)
     unimodal = [posterior.content for posterior in posteriors.values()]
-    if objective.name == "mmvae":
-        weights = model.weights(posteriors, present, joint.mu)
-        return (weights * kl(stack(unimodal), prior)).sum(0)
+    prior = standard_like(unimodal[0])
+    if objective.name != "mmjsd":
+        to_prior = (joint.weights * kl(joint.experts, prior)).sum(0)
+        if objective.name != "mvtcae":
+            return to_prior
+        weights = model.weights(posteriors, present, prior.mu)
+        to_unimodal = (weights * kl(joint.experts, stack(unimodal))).sum(0)
+        alpha = objective.total_correlation
+        return (1 - alpha) * to_prior + alpha * to_unimodal
     experts = stack([*unimodal, prior])
-    weights = model.weights(posteriors, present, joint.mu, with_prior=True)
+    weights = model.weights(posteriors, present, prior.mu, with_prior=True)
     if draws.prior is None:
         return jensen_shannon(experts, weights)
     rows = [*(model.modalities.index(name) for name in posteriors), len(model.modalities)]
     return _jensen_shannon_mixture(experts, weights, draws.prior[:, :, rows].movedim(0, 2))
+
+
+def _reconstruction_shares(
+    model: MultimodalVae,
+    posteriors: Mapping[str, Posterior],
+    present: Mapping[str, Bool[Tensor, " batch"]] | None,
+    like: Tensor,
+) -> dict[str, Float[Tensor, " batch"] | float]:
+    """What the objective keeps of each modality's log-likelihood: all, but in mvtcae 1 − α π_j."""
+    if model.objective.name != "mvtcae":
+        return dict.fromkeys(posteriors, 1.0)
+    shares = 1 - model.objective.total_correlation * model.weights(posteriors, present, like)
+    return dict(zip(posteriors, shares, strict=True))
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def _where(here: Bool[Tensor, " batch"] | None, values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

@@ -20,5 +20,6 @@ SPACE = SearchSpace(
         "evaluation.every": 1,
         "evaluation.num_samples": 100,
         "evaluation.probe_samples": 200,
+        "evaluation.importance_samples": 2,
     },
 )

@@ -26,10 +26,14 @@ UNITS: Mapping[str, str] = {
     "content_divergence": "nats per sample",
     "style_divergence": "nats per sample",
     "log_likelihood": "nats per sample",
+    "log_likelihood_as_released": "nats per sample",
+    "frechet_distance": "squared units of the features",
 }
 """Metrics with a unit; all others are shares in [0, 1]."""
 
-LOWER_IS_BETTER = frozenset({"loss", "reconstruction", "content_divergence", "style_divergence"})
+LOWER_IS_BETTER = frozenset(
+    {"loss", "reconstruction", "content_divergence", "style_divergence", "frechet_distance"}
+)
 """Metrics that improve downwards; all others improve upwards."""
 
 _UTC = pa.timestamp("us", tz="UTC")

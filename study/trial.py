@@ -115,6 +115,7 @@ def _scores(model: MultimodalVae, material: _Material, split: str, config: Trial
             material.splits["train"],
             material.classifiers,
             config.evaluation,
+            final=split == "test",
         )
     except FloatingPointError as error:
         raise DivergedError(str(error)) from error

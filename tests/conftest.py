@@ -1,7 +1,7 @@
 """Settings of all tests, random experts, and tiny modalities on which a bound can be worked out by hand."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from mmjsd.config import ModelConfig, ObjectiveConfig
 from mmjsd.data import Modality
@@ -80,3 +80,36 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> TinyModel:
         return model
 
     return build
+
+
+@pytest.fixture
+def linear(monkeypatch: pytest.MonkeyPatch) -> TinyModel:
+    """Build a model whose encoders and decoders are linear and likelihoods N(., 1): log p(x) is known."""
+    for spec in TINY:
+        networks = dataclasses.replace(
+            _tiny_networks(spec.size),
+            encoder=lambda width: nn.Flatten(),
+            num_features=lambda width, size=spec.size: size,
+            likelihood=lambda loc: Independent(Normal(loc, 1.0), 3),
+        )
+        monkeypatch.setitem(NETWORKS, spec.name, networks)
+
+    def build(num_modalities: int, style_dim: int, **objective: Any) -> MultimodalVae:
+        modalities = TINY[:num_modalities]
+        ones = {spec.name: 1.0 for spec in modalities}
+        config = ObjectiveConfig(beta=1, reconstruction_weights=ones, style_weights=ones, **objective)
+        return MultimodalVae(modalities, ModelConfig(content_dim=2, style_dim=style_dim), config)
+
+    return build
+
+
+def linear_log_likelihood(model: MultimodalVae, x: Mapping[str, Tensor]) -> Tensor:
+    """log p(x) of some modalities, x_j = W_j (c, s_j) + b_j + noise, with all latents integrated out."""
+    content = model.config.content_dim
+    layers: dict[str, Any] = {name: model.decoders[name][0] for name in x}  # type: ignore[index]
+    shared = torch.cat([layer.weight[:, :content] for layer in layers.values()])
+    own = torch.block_diag(*(layer.weight[:, content:] for layer in layers.values()))
+    covariance = shared @ shared.T + own @ own.T + torch.eye(len(shared))
+    mean = torch.cat([layer.bias for layer in layers.values()])
+    pixels = torch.cat([each.flatten(1) for each in x.values()], dim=1)
+    return MultivariateNormal(mean, covariance).log_prob(pixels)

@@ -82,9 +82,14 @@ def test_rows_of_all_workers_are_the_batch(size, count):
     assert [row for each in rows for row in range(count)[each]] == list(range(count))
 
 
-def test_chunks_of_all_workers_are_the_samples():
+@given(st.integers(1, 4), st.integers(1, 12))
+def test_chunks_of_all_workers_are_the_samples(size, chunk):
     samples = Pairs(examples()).draw(23, generator())
-    parts = [[*samples.chunks(10, Workers(rank, 2))] for rank in range(2)]
-    assert [count for count, _, _ in parts[0]] == [10, 10, 3]
-    labels = torch.cat([batch.labels for chunk in zip(*parts, strict=True) for _, _, batch in chunk])
-    assert torch.equal(labels, samples.labels)
+    rows = [each for rank in range(size) for each in samples.chunks(chunk, Workers(rank, size))]
+    assert max(each.stop - each.start for each in rows) <= chunk
+    assert torch.equal(torch.cat([samples.batch(each).labels for each in rows]), samples.labels)
+
+
+def test_a_worker_without_samples_has_one_empty_chunk():
+    samples = Pairs(examples()).draw(1, generator())
+    assert [len(samples.batch(each).labels) for each in samples.chunks(5, Workers(0, 2))] == [0]

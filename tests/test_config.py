@@ -20,7 +20,11 @@ REFUSED = [
     (ModelConfig, {"width": 0.0}, "width must lie in (0, 16], got 0.0"),
     (ModelConfig, {"width": 17}, "width must lie in (0, 16], got 17"),
     (ModelConfig, {"width": math.nan}, "width must lie in (0, 16], got nan"),
-    (ObjectiveConfig, {"name": "mmjds"}, "unknown objective 'mmjds'; choose one of mmjsd, mvae, mmvae"),
+    (
+        ObjectiveConfig,
+        {"name": "mmjds"},
+        "unknown objective 'mmjds'; choose one of mmjsd, mvae, mmvae, mopoe, mvtcae",
+    ),
     (ObjectiveConfig, {"fusion": "poe"}, "unknown fusion 'poe'; choose one of mixture, product"),
     (
         ObjectiveConfig,
@@ -39,6 +43,20 @@ REFUSED = [
         "mmvae is defined with the mixture posterior, got fusion 'product'; leave fusion out or choose "
         "objective mmjsd",
     ),
+    (
+        ObjectiveConfig,
+        {"name": "mopoe", "fusion": "product"},
+        "mopoe is defined with the mixture posterior, got fusion 'product'; leave fusion out or choose "
+        "objective mmjsd",
+    ),
+    (
+        ObjectiveConfig,
+        {"name": "mvtcae", "fusion": "mixture"},
+        "mvtcae is defined with the product posterior, got fusion 'mixture'; leave fusion out or choose "
+        "objective mmjsd",
+    ),
+    (ObjectiveConfig, {"total_correlation": 1.1}, "total_correlation must lie in [0, 1], got 1.1"),
+    (ObjectiveConfig, {"total_correlation": math.nan}, "total_correlation must lie in [0, 1], got nan"),
     (ObjectiveConfig, {"prior_samples": 0}, "prior_samples must be >= 1, got 0"),
     (ObjectiveConfig, {"beta": -0.5}, "beta must be finite and >= 0, got -0.5"),
     (ObjectiveConfig, {"beta": math.nan}, "beta must be finite and >= 0, got nan"),
@@ -67,6 +85,7 @@ REFUSED = [
     (EvaluationConfig, {"every": 0}, "every must be >= 1, got 0"),
     (EvaluationConfig, {"num_samples": 1}, "num_samples must be >= 2, got 1"),
     (EvaluationConfig, {"probe_samples": 9}, "probe_samples must be >= 10, got 9"),
+    (EvaluationConfig, {"importance_samples": -1}, "importance_samples must be >= 0, got -1"),
 ]
 
 
@@ -92,7 +111,9 @@ def test_refuses_what_cannot_be(config, fields, sentence):
         (ObjectiveConfig, {"name": "mmjsd", "fusion": "product", "dynamic_prior": "mixture"}),
         (ObjectiveConfig, {"name": "mvae", "fusion": "product"}),
         (TrainingConfig, {"epochs": 1, "batch_size": 1, "precision": "bfloat16"}),
-        (EvaluationConfig, {"every": 1, "num_samples": 2, "probe_samples": 10}),
+        (ObjectiveConfig, {"name": "mvtcae", "total_correlation": 0.0}),
+        (ObjectiveConfig, {"name": "mvtcae", "total_correlation": 1.0}),
+        (EvaluationConfig, {"every": 1, "num_samples": 2, "probe_samples": 10, "importance_samples": 0}),
     ],
 )
 def test_accepts_the_ends_of_its_ranges(config, fields):
@@ -141,7 +162,14 @@ def test_weighs_as_the_reference_settings_where_nothing_is_given():
 
 
 @pytest.mark.parametrize(
-    ("name", "fusion"), [("mmjsd", "mixture"), ("mmvae", "mixture"), ("mvae", "product")]
+    ("name", "fusion"),
+    [
+        ("mmjsd", "mixture"),
+        ("mmvae", "mixture"),
+        ("mopoe", "mixture"),
+        ("mvae", "product"),
+        ("mvtcae", "product"),
+    ],
 )
 def test_has_the_fusion_of_its_objective(name, fusion):
     assert ObjectiveConfig(name=name).resolved(MODALITIES).fusion == fusion

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 from torch.testing import assert_close
 
-from mmjsd.gaussian import Gaussian, choose, kl, product, stack, standard_like
+from mmjsd.gaussian import Gaussian, Mixture, choose, kl, product, stack, standard_like
 from tests.conftest import weighted_experts
 
 BELOW_ONE = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)).item()
@@ -237,3 +237,35 @@ def test_choose_of_one_expert_is_the_expert():
     experts = Gaussian(*torch.randn(2, 1, 3, 2))
     chosen = choose(experts, torch.tensor([0.4]), torch.tensor([0.0, 0.5, BELOW_ONE]))
     assert torch.equal(chosen.mu, experts.mu[0])
+
+
+# A mixture ...
+
+
+@given(weighted_experts(), st.integers(0, 1000))
+def test_mixture_has_the_density_of_torch_distributions(case, seed):
+    experts, weights = case
+    batch, latent = experts.mu.shape[1:]
+    z = torch.randn(batch, latent, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    components = Independent(Normal(experts.mu.movedim(0, 1), (0.5 * experts.logvar.movedim(0, 1)).exp()), 1)
+    expected = MixtureSameFamily(Categorical(weights.expand(batch, -1)), components).log_prob(z)
+    mixture = Mixture(experts, weights[:, None].expand(-1, batch))
+    assert_close(mixture.log_prob(z), expected)
+
+
+@given(weighted_experts(min_experts=2), st.floats(0, 0.99))
+def test_mixture_chooses_as_the_function_does(case, choice):
+    experts, weights = case
+    batch = experts.mu.shape[1]
+    draws = torch.full((batch,), choice)
+    chosen = Mixture(experts, weights[:, None].expand(-1, batch)).choose(draws)
+    expected = choose(experts, weights, draws)
+    assert torch.equal(chosen.mu, expected.mu)
+    assert torch.equal(chosen.logvar, expected.logvar)
+
+
+def test_mixture_of_one_expert_needs_no_choice():
+    experts = Gaussian(*torch.randn(2, 1, 3, 2))
+    chosen = Mixture(experts, torch.ones(1, 3)).choose(None)
+    assert torch.equal(chosen.mu, experts.mu[0])
+    assert torch.equal(chosen.logvar, experts.logvar[0])

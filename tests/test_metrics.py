@@ -19,16 +19,27 @@ CLASSES = 4
 NAMES = ("left", "middle", "right")
 
 
-class _Argmax(nn.Module):
-    """A classifier that is never wrong: the class is the brightest pixel."""
+ARGMAX = nn.Sequential(nn.Flatten(), nn.Identity())
+"""A classifier that is never wrong: the class is the brightest pixel."""
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return values.flatten(1)
+
+class _Bright(nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels > 0.9).float()
+
+
+BRIGHT = nn.Sequential(nn.Flatten(), _Bright(), nn.Identity())
+"""The same classifier with features that know of each pixel whether it is bright."""
 
 
 @pytest.fixture
-def vae(monkeypatch):
+def vae(build):
     """Images of one bright pixel; content is ten times that pixel's indicator, almost surely."""
+    return build()
+
+
+@pytest.fixture
+def build(monkeypatch):
     linear = dataclasses.replace(
         NETWORKS["mnist"],
         encoder=lambda width: nn.Flatten(),
@@ -39,12 +50,16 @@ def vae(monkeypatch):
     )
     for name in NAMES:
         monkeypatch.setitem(NETWORKS, name, linear)
-    specs = [Modality(name=name, kind="image", shape=(CLASSES, 1, 1)) for name in NAMES]
-    objective = ObjectiveConfig(weights=(0.6, 0.3, 0.1, 0.0))
-    made = MultimodalVae(specs, ModelConfig(content_dim=CLASSES, style_dim=0), objective)
-    for name in NAMES:
-        _answer(made, name)
-    return made
+
+    def build(names=NAMES, weights=(0.6, 0.3, 0.1, 0.0), style_dim=0):
+        specs = [Modality(name=name, kind="image", shape=(CLASSES, 1, 1)) for name in names]
+        sizes = ModelConfig(content_dim=CLASSES, style_dim=style_dim)
+        made = MultimodalVae(specs, sizes, ObjectiveConfig(weights=weights))
+        for name in names:
+            _answer(made, name)
+        return made
+
+    return build
 
 
 def _answer(vae, name, says=None, draws=None, logvar=-8.0):
@@ -55,21 +70,23 @@ def _answer(vae, name, says=None, draws=None, logvar=-8.0):
         vae.heads[name].weight[:CLASSES] = 10 * eye[list(says or range(CLASSES))].T
         vae.heads[name].bias[:CLASSES] = 0
         vae.heads[name].bias[CLASSES:] = logvar
-        vae.decoders[name][0].weight.copy_(0.05 * eye[list(draws or range(CLASSES))].T)
+        vae.decoders[name][0].weight.zero_()
+        vae.decoders[name][0].weight[:, :CLASSES] = 0.05 * eye[list(draws or range(CLASSES))].T
         vae.decoders[name][0].bias.fill_(0.5)
 
 
-def _splits():
+def _splits(names):
     labels = np.repeat(np.arange(CLASSES), 150).astype(np.uint8)
     values = (255 * np.eye(CLASSES, dtype=np.uint8))[labels].reshape(-1, CLASSES, 1, 1)
-    pairs = Pairs({name: Examples(values, labels) for name in NAMES})
+    pairs = Pairs({name: Examples(values, labels) for name in names})
     return pairs, pairs
 
 
-def _scores(vae, **changes):
-    classifiers = {name: Classifier(_Argmax(), 1.0, 10) for name in NAMES}
-    evaluation = EvaluationConfig(num_samples=600, probe_samples=200, **changes)
-    rows = evaluate(vae, *_splits(), classifiers, evaluation)
+def _scores(vae, final=False, network=ARGMAX, **changes):
+    classifiers = {name: Classifier(network, 1.0, 10) for name in vae.modalities}
+    evaluation = EvaluationConfig(**{"num_samples": 600, "probe_samples": 200, **changes})
+    rows = evaluate(vae, *_splits(vae.modalities), classifiers, evaluation, final)
+    assert len({(row.metric, row.posterior, row.given, row.target) for row in rows}) == len(rows)
     return {(row.metric, row.posterior, row.given, row.target): row for row in rows}
 
 
@@ -127,6 +144,127 @@ def test_a_mixture_follows_its_weights_and_a_product_the_surest_expert(vae):
     assert scores["probe_accuracy", "", "middle", ""].value == 1
 
 
+def test_random_coherence_as_released_counts_samples_on_which_none_agree(vae):
+    _answer(vae, "middle", draws=(1, 2, 3, 0))
+    _answer(vae, "right", draws=(2, 3, 0, 1))
+    scores = _scores(vae)
+    assert scores["random_coherence", "", "", ""].value == 0
+    assert scores["random_coherence_as_released", "", "", ""].value == 1
+
+
+def test_a_style_probe_finds_what_a_subspace_knows_of_the_class(build):
+    vae = build(style_dim={"left": 2, "middle": 0, "right": 1})
+    with torch.no_grad():
+        vae.heads["left"].weight[2 * CLASSES] = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    scores = _scores(vae)
+    assert ("style_probe_accuracy", "", "", "middle") not in scores
+    assert scores["style_probe_accuracy", "", "", "left"].value > 0.9
+    knows_nothing = scores["style_probe_accuracy", "", "", "right"]
+    assert knows_nothing.value == pytest.approx(0.25, abs=0.08)
+    assert knows_nothing.num_samples == 600
+
+
+def test_style_means_that_are_not_finite_are_told(build):
+    vae = build(style_dim=1)
+    with torch.no_grad():
+        vae.heads["right"].bias[2 * CLASSES] = float("inf")
+    with pytest.raises(FloatingPointError, match="style means of right are not finite"):
+        _scores(vae)
+
+
+# A final evaluation ...
+
+
+FINAL = {
+    "log_likelihood",
+    "log_likelihood_as_released",
+    "precision",
+    "precision_as_released",
+    "recall",
+    "frechet_distance",
+}
+
+
+def test_adds_metrics_and_changes_none(vae):
+    cheap, final = (_scores(vae, each, num_samples=50) for each in (False, True))
+    assert {key: final[key] for key in cheap} == cheap
+    assert {metric for metric, *_ in final.keys() - cheap.keys()} == FINAL
+
+
+def test_measures_the_likelihood_of_every_target_given_every_subset(vae):
+    scores = _scores(vae, final=True, num_samples=50)
+    found = [key for key in scores if key[0] == "log_likelihood"]
+    assert len(found) == (3 + 2 * 4) * (3 + 1)
+    assert ("log_likelihood", "mixture", "left+right", "joint") in found
+    assert ("log_likelihood", "", "right", "middle") in found
+    for key in found:
+        assert scores["log_likelihood_as_released", *key[1:]].value != pytest.approx(scores[key].value)
+
+
+def test_leaves_the_likelihood_out_where_no_samples_are_wanted(vae):
+    with_samples, without = (_scores(vae, final=True, num_samples=50, importance_samples=n) for n in (2, 0))
+    assert {key: with_samples[key] for key in without} == without
+    assert not any(metric.startswith("log_likelihood") for metric, *_ in without)
+
+
+@torch.no_grad()
+def test_log_likelihood_is_exact_where_the_posterior_is_the_prior_and_decoders_ignore_it(vae):
+    for name in NAMES:
+        vae.heads[name].weight.zero_()
+        vae.heads[name].bias.zero_()
+        vae.decoders[name][0].weight.zero_()
+    scores = _scores(vae, final=True, num_samples=50, importance_samples=1)
+    # Each of the four pixels is located at 0.5, and is 0 or 1: 0.5 away. Scale 0.75.
+    alone = -CLASSES * (np.log(1.5) + 0.5 / 0.75)
+    assert scores["log_likelihood", "", "left", "right"].value == pytest.approx(alone, rel=1e-5)
+    assert scores["log_likelihood", "mixture", "left+right", "joint"].value == pytest.approx(
+        3 * alone, rel=1e-5
+    )
+
+
+def test_quality_is_perfect_where_generated_and_real_images_have_the_same_features(vae):
+    scores = _scores(vae, final=True, network=BRIGHT)
+    for metric, expected in {"precision": 1, "recall": 1, "frechet_distance": 0}.items():
+        found = scores[metric, "product", "left+right", "middle"]
+        assert found.value == pytest.approx(expected, abs=1e-3)
+        assert (found.standard_error, found.num_samples) == (None, 600)
+
+
+def test_a_decoder_that_draws_half_of_the_classes_loses_recall_of_its_modality_alone(vae):
+    _answer(vae, "right", draws=(0, 1, 1, 0))
+    scores = _scores(vae, final=True, network=BRIGHT)
+    assert scores["recall", "", "left", "right"].value == pytest.approx(0.5, abs=0.06)
+    assert scores["precision", "", "left", "right"].value > 0.95
+    assert scores["frechet_distance", "", "left", "right"].value > 0.1
+    assert scores["recall", "", "left", "middle"].value == pytest.approx(1, abs=1e-3)
+
+
+def test_quality_is_measured_given_every_subset_and_none(vae):
+    scores = _scores(vae, final=True, num_samples=50)
+    for metric in ("precision", "recall", "precision_as_released", "frechet_distance"):
+        assert len([key for key in scores if key[0] == metric]) == (3 + 2 * 4 + 1) * 3
+        assert (metric, "", "", "left") in scores
+
+
+def test_quality_is_measured_of_images_alone(vae):
+    vae.specs = tuple(
+        dataclasses.replace(spec, kind="text") if spec.name == "right" else spec for spec in vae.specs
+    )
+    scores = _scores(vae, final=True, num_samples=50, importance_samples=0)
+    assert {key[3] for key in scores if key[0] == "recall"} == {"left", "middle"}
+
+
+def test_has_formulas_as_released_for_three_modalities_alone(build):
+    vae = build(NAMES[:2], weights=(0.6, 0.4, 0.0))
+    scores = _scores(vae, final=True, num_samples=50, importance_samples=2)
+    assert ("log_likelihood", "product", "left+middle", "joint") in scores
+    assert ("recall", "", "middle", "left") in scores
+    assert not any(metric.endswith("as_released") for metric, *_ in scores)
+
+
+# Of every evaluation ...
+
+
 def test_terms_of_the_bound_are_means_over_samples(vae):
     scores = _scores(vae)
     # The bright pixel is located at 1, where it is; the three dark ones, 0, at 0.5. Scale 0.75.
@@ -150,6 +288,6 @@ def test_content_that_is_not_finite_is_told(vae):
 
 
 def test_classifiers_report_their_own_accuracy():
-    (score,) = classifier_scores({"left": Classifier(_Argmax(), 0.9, 100)})
+    (score,) = classifier_scores({"left": Classifier(ARGMAX, 0.9, 100)})
     assert (score.metric, score.target, score.value) == ("classifier_accuracy", "left", 0.9)
     assert score.standard_error == pytest.approx(0.03)

@@ -15,7 +15,8 @@ from mmjsd.model import WEIGHTS_FILE, MultimodalVae, Posterior, load, save
 MODALITIES = DATASETS["digits"].modalities
 NAMES = tuple(spec.name for spec in MODALITIES)
 SUBSETS = list(chain.from_iterable(combinations(NAMES, size) for size in (1, 2, 3)))
-OBJECTIVES = ("mmjsd", "mmvae", "mvae")
+OBJECTIVES = ("mmjsd", "mmvae", "mopoe", "mvae", "mvtcae")
+PRODUCTS = ("mvae", "mvtcae")
 
 STANDARD = Gaussian(torch.zeros(1), torch.zeros(1))
 
@@ -179,14 +180,19 @@ def test_as_a_mixture_is_one_of_its_experts_for_each_sample(subset, name):
     model = build(name=name, weights=(0.4, 0.3, 0.2, 0.1))
     x = {each: value.expand(1_500, *value.shape[1:]) for each, value in some_data(1, names=subset).items()}
     experts = [posterior.content for posterior in model.posteriors({n: v[:1] for n, v in x.items()}).values()]
+    weights = [{"mnist": 0.4, "svhn": 0.3, "text": 0.2}[each] for each in subset]
     if name == "mvae":
         experts = [precisions_add([expert, STANDARD]) for expert in experts]
+    if name == "mopoe":
+        groups = chain.from_iterable(combinations(experts, size) for size in (1, 2, 3))
+        experts = [precisions_add(group) for group in groups]
+        weights = [1] * (2 ** len(subset) - 1)
     joint = model.joint_posterior(x, "mixture", seeded())
     near = torch.stack([(joint.mu - expert.mu).abs().amax(1) < 1e-5 for expert in experts])
     near &= torch.stack([(joint.logvar - expert.logvar).abs().amax(1) < 1e-5 for expert in experts])
     assert (near.sum(0) == 1).all()
-    weights = torch.tensor([{"mnist": 0.4, "svhn": 0.3, "text": 0.2}[each] for each in subset])
-    assert_close(near.float().mean(1), weights / weights.sum(), rtol=0, atol=0.04)
+    shares = torch.tensor(weights) / sum(weights)
+    assert_close(near.float().mean(1), shares, rtol=0, atol=0.04)
 
 
 @torch.no_grad()
@@ -210,11 +216,14 @@ def test_is_made_of_what_each_sample_has(name):
     posteriors, choice = model.posteriors(x), torch.tensor([0.1, 0.4, 0.7, 0.9])
     for posterior in ("mixture", "product"):
         joint = model.fuse(posteriors, posterior, choice, present)
+        content = torch.randn(4, 4)
+        densities = model.joint(posteriors, posterior, present).log_prob(content)
         for i in range(4):
             names = [each for each in NAMES if each == "svhn" or present[each][i]]
             alone = model.posteriors({each: x[each][i : i + 1] for each in names})
             expected = model.fuse(alone, posterior, choice[i : i + 1])
             assert_same(Gaussian(joint.mu[i : i + 1], joint.logvar[i : i + 1]), expected)
+            assert_close(model.joint(alone, posterior).log_prob(content[i : i + 1]), densities[i : i + 1])
 
 
 @pytest.mark.parametrize("call", [MultimodalVae.joint_posterior, MultimodalVae.generate])
@@ -303,7 +312,7 @@ def test_repeats_the_images_and_texts_of_its_generator(name):
 @every_objective
 def test_fuses_as_the_objective_unless_told(name):
     model, x = build(name=name), some_data()
-    own, other = ("product", "mixture") if name == "mvae" else ("mixture", "product")
+    own, other = ("product", "mixture") if name in PRODUCTS else ("mixture", "product")
     default, named, unlike = (
         model.generate(x, posterior=posterior, generator=seeded())["svhn"] for posterior in (None, own, other)
     )

@@ -3,6 +3,7 @@ import torch
 from torch.distributions import Categorical, Laplace
 from torch.testing import assert_close
 
+from mmjsd.classifiers import Classifier
 from mmjsd.data import ALPHABET, DATASETS
 from mmjsd.networks import LAPLACE_SCALE, NETWORKS, OneHot, Width
 
@@ -62,6 +63,15 @@ def test_grow_with_their_width(name):
 def test_classify_any_number_of_classes(name):
     classifier = NETWORKS[name].classifier(7)
     assert classifier(some_data(name)).shape == (3, 7)
+
+
+@every_modality
+def test_classify_from_the_features_of_the_last_layer(name):
+    network, x = NETWORKS[name].classifier(7).eval(), some_data(name)
+    classifier = Classifier(network, accuracy=1.0, num_samples=1)
+    features = classifier.features(x)
+    assert features.shape == (3, network[-1].in_features)
+    assert torch.equal(classifier.classes(features), network(x).argmax(-1))
 
 
 @every_modality

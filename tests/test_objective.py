@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 from torch import nn
-from torch.distributions import Independent, Laplace, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Laplace, Normal, kl_divergence
 from torch.testing import assert_close
 
 from mmjsd.config import ModelConfig, ObjectiveConfig
@@ -26,7 +27,7 @@ from mmjsd.objective import (
     jensen_shannon,
     jensen_shannon_mixture,
 )
-from tests.conftest import TINY, TINY_SCALE, weighted_experts
+from tests.conftest import TINY, TINY_SCALE, linear_log_likelihood, weighted_experts
 
 GRID = torch.linspace(-30, 30, 30_001, dtype=torch.float64)
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "divergences.json").read_text())["cases"]
@@ -36,7 +37,9 @@ BOUNDS = {
     "mmjsd, mixture prior": {"name": "mmjsd", "dynamic_prior": "mixture", "prior_samples": 2},
     "mmjsd, product": {"name": "mmjsd", "fusion": "product"},
     "mmvae": {"name": "mmvae"},
+    "mopoe": {"name": "mopoe"},
     "mvae": {"name": "mvae"},
+    "mvtcae": {"name": "mvtcae", "total_correlation": 0.7},
 }
 every_bound = pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
 
@@ -337,7 +340,18 @@ def slow_elbo(model: MultimodalVae, x, draws: Draws, i: int, present=None) -> di
         likelihood = Normal(location, TINY_SCALE) if tiny else Laplace(location, 0.75)
         return -likelihood.log_prob(image).sum().item()
 
+    def renormalised():
+        return {name: pi[name] / sum(pi[each] for each in names) for name in names}
+
+    def subset_products():
+        sizes = range(1, len(names) + 1)
+        groups = [group for size in sizes for group in combinations(content.values(), size)]
+        return [power(group, [1] * len(group)) for group in groups]
+
     def joint():
+        if objective.name == "mopoe":
+            products = subset_products()
+            return products[int(draws.choice[i].double() * len(products))]
         if objective.fusion == "product":
             experts = [*content.values(), *([prior] if objective.name == "mvae" else [])]
             return power(experts, [1] * len(experts))
@@ -352,8 +366,14 @@ def slow_elbo(model: MultimodalVae, x, draws: Draws, i: int, present=None) -> di
         if objective.name == "mvae":
             return kl_to(joint(), prior)
         if objective.name == "mmvae":
-            total = sum(pi[name] for name in names)
-            return sum(pi[name] / total * kl_to(content[name], prior) for name in names)
+            return sum(share * kl_to(content[name], prior) for name, share in renormalised().items())
+        if objective.name == "mopoe":
+            divergences = [kl_to(q, prior) for q in subset_products()]
+            return sum(divergences) / len(divergences)
+        if objective.name == "mvtcae":
+            alpha, q = objective.total_correlation, joint()
+            of_unimodal = sum(share * kl_to(q, content[name]) for name, share in renormalised().items())
+            return (1 - alpha) * kl_to(q, prior) + alpha * of_unimodal
         experts = {**content, "prior": prior}
         total = sum(pi[name] for name in experts)
         weights = [pi[name] / total for name in experts]
@@ -381,6 +401,8 @@ def slow_elbo(model: MultimodalVae, x, draws: Draws, i: int, present=None) -> di
         style_kl = kl_to(own, Normal(torch.zeros_like(own.mean), 1.0))
         result["reconstruction"][name], result["style_divergence"][name] = nll(name, c, s), style_kl
         weight, style_weight = objective.reconstruction_weights[name], objective.style_weights[name]
+        if objective.name == "mvtcae":
+            weight *= 1 - objective.total_correlation * renormalised()[name]
         loss += weight * nll(name, c, s) + beta_style * style_weight * style_kl
         if objective.name == "mvae":
             alone = power([content[name], prior], [1, 1])
@@ -537,7 +559,7 @@ def test_is_linear_in_its_weights(tiny, bound, field):
 
     slope = loss(1.0) - loss(0.0)
     assert_close(loss(3.0), loss(0.0) + 3 * slope, rtol=1e-4, atol=1e-4)
-    if bound["name"] == "mvae":
+    if bound["name"] in ("mvae", "mvtcae"):
         return
     terms = elbo(model, x, draws, present)
     style = sum(resolved.style_weights[name] * terms.style_divergence[name] for name in x)
@@ -551,42 +573,6 @@ def test_is_linear_in_its_weights(tiny, bound, field):
     assert_close(slope, expected[field], rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture
-def linear_pair(monkeypatch):
-    """A model whose decoders are linear and likelihoods N(., 1), so that log p(x) is known, and some data."""
-    for spec in TINY[:2]:
-        networks = dataclasses.replace(
-            NETWORKS["mnist"],
-            encoder=lambda width: nn.Flatten(),
-            num_features=lambda width, size=spec.size: size,
-            decoder=lambda latent, width, size=spec.size: nn.Sequential(
-                nn.Linear(latent, size), nn.Unflatten(1, (1, 1, size))
-            ),
-            likelihood=lambda loc: Independent(Normal(loc, 1.0), 3),
-        )
-        monkeypatch.setitem(NETWORKS, spec.name, networks)
-
-    def build(num_modalities, style_dim, name):
-        modalities = TINY[:num_modalities]
-        ones = {spec.name: 1.0 for spec in modalities}
-        objective = ObjectiveConfig(name=name, beta=1, reconstruction_weights=ones, style_weights=ones)
-        return MultimodalVae(modalities, ModelConfig(content_dim=2, style_dim=style_dim), objective)
-
-    return build
-
-
-def linear_log_likelihood(model, x) -> torch.Tensor:
-    """log p(x) of some modalities, x_j = W_j (c, s_j) + b_j + noise, with all latents integrated out."""
-    content = model.config.content_dim
-    layers = {name: model.decoders[name][0] for name in x}
-    shared = torch.cat([layer.weight[:, :content] for layer in layers.values()])
-    own = torch.block_diag(*(layer.weight[:, content:] for layer in layers.values()))
-    covariance = shared @ shared.T + own @ own.T + torch.eye(len(shared))
-    mean = torch.cat([layer.bias for layer in layers.values()])
-    pixels = torch.cat([each.flatten(1) for each in x.values()], dim=1)
-    return MultivariateNormal(mean, covariance).log_prob(pixels)
-
-
 def expected_bound(model, x) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard error of the bound, each sample with many draws."""
     repeated = {name: value.repeat_interleave(10_000, 0) for name, value in x.items()}
@@ -595,11 +581,11 @@ def expected_bound(model, x) -> tuple[torch.Tensor, torch.Tensor]:
     return bounds.mean(1), bounds.std(1) / 10_000**0.5
 
 
-@pytest.mark.parametrize("name", ["mmvae", "mvae"])
+@pytest.mark.parametrize("name", ["mmvae", "mopoe", "mvae"])
 @pytest.mark.parametrize("style_dim", [0, 1])
 @torch.no_grad()
-def test_lies_below_the_log_likelihood(linear_pair, name, style_dim):
-    model = linear_pair(2, style_dim, name)
+def test_lies_below_the_log_likelihood(linear, name, style_dim):
+    model = linear(2, style_dim, name=name)
     x = some_data(model, 3)
     log_likelihood = linear_log_likelihood(model, x)
     if name == "mvae":  # its loss holds the bound of each modality alone too
@@ -608,11 +594,11 @@ def test_lies_below_the_log_likelihood(linear_pair, name, style_dim):
     assert (mean < log_likelihood + 3 * standard_error).all()
 
 
-@pytest.mark.parametrize("name", ["mmvae", "mvae"])
+@pytest.mark.parametrize("name", ["mmvae", "mopoe", "mvae"])
 @torch.no_grad()
-def test_is_the_log_likelihood_where_the_posterior_is_the_true_one(linear_pair, name):
+def test_is_the_log_likelihood_where_the_posterior_is_the_true_one(linear, name):
     # W has orthogonal columns of squared lengths 4 and 1: c given x has precisions 1 + 4 and 1 + 1.
-    model = linear_pair(1, 0, name)
+    model = linear(1, 0, name=name)
     decoder, head = model.decoders["red"][0], model.heads["red"]
     weight, squared_lengths = torch.zeros(6, 2), torch.tensor([4.0, 1.0])
     weight[0, 0], weight[3, 1] = 2.0, 1.0
@@ -625,6 +611,61 @@ def test_is_the_log_likelihood_where_the_posterior_is_the_true_one(linear_pair, 
     num_bounds = 2 if name == "mvae" else 1
     mean, standard_error = expected_bound(model, x)
     assert ((mean - num_bounds * linear_log_likelihood(model, x)).abs() < 3 * standard_error).all()
+
+
+def answers(monkeypatch, model, **content) -> dict[str, torch.Tensor]:
+    """Let the encoders answer these means and variances, whatever the sample is; some sample."""
+    none = Gaussian(*torch.zeros(2, 1, 0))
+    posteriors = {
+        name: Posterior(Gaussian(torch.tensor([mu]), torch.tensor([variance]).log()), none)
+        for name, (mu, variance) in content.items()
+    }
+    model.config = ModelConfig(content_dim=2, style_dim=0)
+    monkeypatch.setattr(model, "posteriors", lambda x: posteriors)
+    for spec in model.specs:
+        model.decoders[spec.name] = nn.Sequential(nn.Linear(2, spec.size), nn.Unflatten(1, (1, 1, spec.size)))
+    return some_data(model, 1)
+
+
+# First latent: q_1 = N(2, 1) and q_2 = N(0, 1/3), whose product is N(1/2, 1/4). KLs to the prior 2,
+# 0.2159728 and 0.4431472; of the product to q_1 1.4431472, to q_2 0.3938410.
+# Second latent: q_1 = N(0, 1) and q_2 = N(0, 1/2), whose product is N(0, 1/3). KLs to the prior 0,
+# 0.0965736 and 0.2159728; of the product to q_1 0.2159728, to q_2 0.0360659.
+UNLIKE_PAIR = {"red": ([2.0, 0.0], [1.0, 1.0]), "green": ([0.0, 0.0], [1 / 3, 1 / 2])}
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected"),
+    [
+        ({"name": "mopoe"}, (2 + 0.2159728 + 0.4431472 + 0.0965736 + 0.2159728) / 3),
+        ({"name": "mvtcae", "total_correlation": 0.0}, 0.4431472 + 0.2159728),
+        (
+            {"name": "mvtcae", "total_correlation": 1.0},
+            (1.4431472 + 0.2159728) * 0.6 + (0.3938410 + 0.0360659) * 0.4,
+        ),
+        (
+            {"name": "mvtcae"},
+            0.1 * 0.65912 + 0.9 * ((1.4431472 + 0.2159728) * 0.6 + (0.3938410 + 0.0360659) * 0.4),
+        ),
+    ],
+)
+def test_content_divergence_matches_numbers_worked_by_hand(monkeypatch, tiny, bound, expected):
+    model = tiny(2, style_dim=0, weights=(0.3, 0.2, 0.5), **bound)
+    x = answers(monkeypatch, model, **UNLIKE_PAIR)
+    divergence = elbo(model, x, draw(model, 1, seeded())).content_divergence
+    assert divergence.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_modalities", [1, 2, 3])
+@torch.no_grad()
+def test_of_mvtcae_keeps_as_much_of_the_log_likelihood_as_published(tiny, num_modalities):
+    model = tiny(num_modalities, style_dim=0, name="mvtcae", total_correlation=0.9, beta=0)
+    x, draws = some_data(model, 4), draw(model, 4, seeded())
+    terms = elbo(model, x, draws)
+    weighted = sum(
+        model.objective.reconstruction_weights[name] * each for name, each in terms.reconstruction.items()
+    )
+    assert_close(terms.loss, (num_modalities - 0.9) / num_modalities * weighted)
 
 
 def test_with_a_mixture_prior_is_unbiased(tiny):

@@ -101,8 +101,11 @@ def refused(capsys, line):
         ("--space smoke --objective.weights", "--objective.weights needs a value"),
         ("--space smoke --trials", "--trials needs a value: INT"),
         ("--space smoke --objective.beta -1", "beta must be finite and >= 0, got -1.0"),
-        ("--space smoke --objective.name mmjds", "cannot be 'mmjds'; expected one of mmjsd, mmvae, mvae"),
         ("--space smoke --budget 2d", "budget must be a time such as 90s, 30m or 2h, got '2d'"),
+        (
+            "--space smoke --objective.name mmjds",
+            "cannot be 'mmjds'; expected one of mmjsd, mmvae, mopoe, mvae, mvtcae",
+        ),
         ("--space smoke --preset desk", "--preset cannot be 'desk'; expected one of laptop, paper"),
         ("--space smoke --model.style_dim many", "--model.style_dim cannot be 'many'; expected INT or"),
         (

@@ -109,7 +109,10 @@ def test_units_and_direction_stand_in_the_files(tmp_path):
     store.write_trial(tmp_path, trial(), {})
     metadata = store.read(tmp_path).trials.schema.metadata
     assert b'"loss": "nats per sample"' in metadata[b"mmjsd.units"]
+    assert b'"log_likelihood": "nats per sample"' in metadata[b"mmjsd.units"]
     assert b"reconstruction" in metadata[b"mmjsd.lower_is_better"]
+    assert b"frechet_distance" in metadata[b"mmjsd.lower_is_better"]
+    assert b"log_likelihood" not in metadata[b"mmjsd.lower_is_better"]
 
 
 def test_a_folder_without_results_is_told(tmp_path):

@@ -57,6 +57,8 @@ def test_the_loss_falls():
         ObjectiveConfig(dynamic_prior="mixture", prior_samples=2),
         ObjectiveConfig(name="mvae"),
         ObjectiveConfig(name="mmvae"),
+        ObjectiveConfig(name="mopoe"),
+        ObjectiveConfig(name="mvtcae"),
     ],
     ids=lambda objective: f"{objective.name}-{objective.dynamic_prior}",
 )
