@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mmjsd.data import Data, Examples, cache_dir
 from mmjsd.networks import NETWORKS
 
-_VERSION = 2
+_VERSION = 3
 """Part of the cache's key; raise it when training or networks change."""
 
 _PASSES, _MIN_SAMPLES, _MAX_SAMPLES = 20, 10_000, 60_000

@@ -139,7 +139,8 @@ def _image_classifier(channels: int, side: int) -> Callable[[int], nn.Sequential
             *(nn.Conv2d(channels, 16, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()),
             *(nn.Conv2d(16, 32, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()),
             *(nn.Conv2d(32, 64, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()),
-            *(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * (side // 8) ** 2, num_classes)),
+            *(nn.Flatten(), nn.Linear(64 * (side // 8) ** 2, 64), nn.ReLU()),
+            *(nn.Dropout(0.3), nn.Linear(64, num_classes)),
         )
 
     return build

@@ -154,6 +154,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         "training.learning_rate": 4e-3,
         "evaluation.every": 2,
         "evaluation.num_samples": 1_000,
+        "evaluation.importance_samples": 4,
     },
     "paper": {
         "data.name": "mnist-svhn-text",
