@@ -120,11 +120,12 @@ class Study:
         )
 
     def importance(self) -> pd.DataFrame:
-        """One row a swept field, most important first: its share of variance with its interval."""
+        """One row a swept field, most important first: its share of variance with its interval, and its
+        total share, interactions included, from permutation."""
         return pd.DataFrame(
             [
                 {"factor": each.name, "share": each.share, "low": each.low, "high": each.high}
-                | {"permutation": each.permutation}
+                | {"total": each.total}
                 for each in self.importances
             ]
         )

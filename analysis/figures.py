@@ -269,8 +269,8 @@ def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawin
             low, high = (each.share if end is None else end for end in (each.low, each.high))
             axes.barh(position, each.share, height=0.55, color=PALETTE[0], alpha=0.75)
             axes.plot([low, high], [position, position], color=INK, lw=1.4)
-            (cross,) = axes.plot([each.permutation], [position], "D", mfc="none", mec=PALETTE[1], ms=6)
-            hint(cross, [f"{each.name}: permutation {fixed(each.permutation, 2)}"])
+            (cross,) = axes.plot([each.total], [position], "D", mfc="none", mec=PALETTE[1], ms=6)
+            hint(cross, [f"{each.name}: {fixed(each.total, 2)} with interactions"])
         axes.set_yticks(range(len(importances)), [each.name for each in reversed(importances)])
         axes.set_xlim(left=0)
         axes.set_xlabel(f"share of the variance of {findings.results.objective.label}")
@@ -278,8 +278,7 @@ def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawin
     line = "" if importances[0].low is None else "; line: 95 % interval over resampled replicates"
     caption = (
         f"Bar: the share of variance over the space that a field explains by itself (fANOVA){line}. "
-        "Diamond: how much R² a forest loses when the field is shuffled; the two need not be equal, but "
-        "their order should be."
+        "Diamond: with all its interactions, as told by shuffling the field (permutation)."
     )
     height = 1.1 + 0.42 * len(importances)
     return save("importance", "Which field matters how much", caption, height, paint)

@@ -36,8 +36,9 @@ class Importance:
     high: float | None
     """The 95 % interval over resampled replicates; None without replicates."""
 
-    permutation: float
-    """By how much R² falls when the field's values are shuffled: another way to ask, without shares."""
+    total: float
+    """The share that it explains together with its interactions (Sobol's total index): half of what R² falls
+    by when the field's values are shuffled, which is another way to ask and so a check."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,13 @@ def weigh(findings: Findings) -> list[Importance]:
     if any(len(values) > 1 for _, values in measured):
         studies += list(resample([[[value] for value in values] for _, values in measured], _DRAWS)[..., 0])
     shares = _fanova(fields, blocks, studies)
-    losses = _permutation(blocks, means)
+    totals = _permutation(blocks, means) / 2
     tail = 50 * (1 - CONFIDENCE)
     found = []
     for index, field in enumerate(fields):
         first, *others = shares[:, index].tolist()
         low, high = np.percentile(others, (tail, 100 - tail)).tolist() if others else (None, None)
-        found.append(Importance(field.name, first, low, high, float(losses[index])))
+        found.append(Importance(field.name, first, low, high, float(totals[index])))
     return sorted(found, key=lambda importance: -importance.share)
 
 

@@ -159,12 +159,12 @@ def importance_table(findings: Findings, importances: Sequence[Importance]) -> T
                     Cell(each.name, "code"),
                     Cell(fixed(each.share, 2), "number"),
                     Cell(interval, "number"),
-                    Cell(fixed(each.permutation, 2), "number"),
+                    Cell(fixed(each.total, 2), "number"),
                 )
             )
         )
     caption = f"Importance for test {findings.results.objective.label}"
-    titles = ("field", "share of variance", "95 % interval", "permutation")
+    titles = ("field", "share of variance", "95 % interval", "with interactions")
     return Table("importance", caption, titles, tuple(rows)) if rows else None
 
 

@@ -19,7 +19,7 @@ def test_importance_has_the_order_of_the_truth(tmp_path):
     assert found["share"].iloc[0] > 0.6
     assert found["share"].iloc[2] < 0.1
     assert ((found["low"] <= found["share"] + 0.1) & (found["share"] - 0.1 <= found["high"])).all()
-    assert found["permutation"].is_monotonic_decreasing
+    assert found["total"].is_monotonic_decreasing
     page = write_report(run).read_text()
     assert "Importance of the swept fields" in page
     for name in ("importance", "parallel_coordinates"):
