@@ -13,7 +13,7 @@ from analysis.results import Config, Factor
 _DRAWS = 40
 """Resampled studies on which an interval rests."""
 
-_MOST_CONFIGS = 200
+_MOST_CONFIGS = 100
 """More are thinned out at random."""
 
 _FEWEST_CONFIGS = 6

@@ -85,7 +85,7 @@ def load(*folders: Path) -> Results:
         modalities=modalities,
         objective=objective,
         last=_last(sources),
-        curves={name: points for source in sources for name, points in _curves(source, objective)},
+        curves={name: points for source in sources for name, points in _curves(source, objective).items()},
     )
 
 
@@ -127,7 +127,7 @@ def _read_run(folder: Path, label: str, prefix: str) -> _Source:
         rows=rows,
         trials=tables.trials.to_pandas(),
         measurements=measurements,
-        evaluated=measurements[counts],
+        evaluated=measurements.loc[counts, [*Quantity._fields, "trial_id", "epoch", "value"]],
     )
 
 
@@ -292,14 +292,16 @@ def _last(sources: Sequence[_Source]) -> dict[Quantity, dict[str, float]]:
     return values
 
 
-def _curves(source: _Source, objective: Quantity) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+def _curves(source: _Source, objective: Quantity) -> dict[str, list[tuple[int, float]]]:
     wanted = objective._replace(split="validation")
     rows = source.evaluated
     for name in Quantity._fields:
         rows = rows[rows[name] == getattr(wanted, name)]
-    for trial_id, group in rows.sort_values("epoch").groupby("trial_id", observed=True):
-        points = zip(group["epoch"].tolist(), group["value"].tolist(), strict=True)
-        yield f"{source.prefix}{trial_id}", list(points)
+    points: dict[str, list[tuple[int, float]]] = {}
+    columns = (rows.sort_values("epoch")[name].tolist() for name in ("trial_id", "epoch", "value"))
+    for trial_id, epoch, value in zip(*columns, strict=True):
+        points.setdefault(source.prefix + trial_id, []).append((epoch, value))
+    return points
 
 
 def _running(source: _Source) -> list[Running]:
@@ -325,7 +327,9 @@ def _modalities(sources: Sequence[_Source]) -> tuple[str, ...]:
 def _stacked(frames: Sequence[pd.DataFrame], labels: Sequence[str]) -> pd.DataFrame:
     """The frames one below the other, with the label of the run in front."""
     for frame, label in zip(frames, labels, strict=True):
-        frame.insert(0, "run", pd.Series([label] * len(frame), frame.index, dtype="category"))
+        codes = np.zeros(len(frame), np.int8)
+        runs = pd.Categorical.from_codes(codes, categories=pd.Index([label]))
+        frame.insert(0, "run", pd.Series(runs, frame.index))
     return frames[0] if len(frames) == 1 else pd.concat(_same_categories(frames), ignore_index=True)
 
 
