@@ -209,14 +209,14 @@ def _write(table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] = Mappin
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
     """All files of a table; where they are many, from a snapshot if none has changed since it was made."""
-    paths = sorted(folder.glob("*.parquet"))
+    paths = sorted(folder.glob("*.parquet"), key=str)
     if len(paths) < _MANY:
         return _read_files(paths, schema)
     snapshot = folder.with_name(f".{folder.name}.snapshot")
-    states = ((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
-    digest = hashlib.sha256(repr(list(states)).encode()).hexdigest().encode()
+    states = [(path.name, state.st_size, state.st_mtime_ns) for path in paths if (state := path.stat())]
+    digest = hashlib.sha256(repr(states).encode()).hexdigest().encode()
     with suppress(OSError, pa.ArrowException):
-        file = pq.ParquetFile(snapshot)
+        file = pq.ParquetFile(snapshot, read_dictionary=_repeated(schema))
         if file.schema_arrow.metadata[_SNAPSHOT_OF] == digest:
             return file.read().replace_schema_metadata(_METADATA)
     table = _read_files(paths, schema)
@@ -236,7 +236,12 @@ def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+        content = path.read_bytes()
+        try:
+            file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=_repeated(schema))
+        except KeyError:  # it lacks one of these columns, which is told below
+            file = pq.ParquetFile(pa.BufferReader(content))
+        table = file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume"
@@ -252,6 +257,13 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
         lacks = f"lacks {', '.join(missing)}" if missing else "has no schema version"
         raise StoreError(f"{path} is not a results file: it {lacks}; move it out of the folder")
     return table
+
+
+def _repeated(schema: pa.Schema) -> list[str]:
+    """Columns of few different texts, which come as codes and a dictionary."""
+    return (
+        [field.name for field in schema if pa.types.is_string(field.type)] if schema is MEASUREMENTS else []
+    )
 
 
 def _first_line(error: BaseException) -> str:
