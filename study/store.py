@@ -211,15 +211,15 @@ def _read(folder: Path, schema: pa.Schema) -> pa.Table:
     """All files of a table; where they are many, from a snapshot if none has changed since it was made."""
     paths = sorted(folder.glob("*.parquet"), key=str)
     if len(paths) < _MANY:
-        return _read_files(paths, schema)
+        return _encoded(_read_files(paths, schema), schema)
     snapshot = folder.with_name(f".{folder.name}.snapshot")
     states = [(path.name, state.st_size, state.st_mtime_ns) for path in paths if (state := path.stat())]
     digest = hashlib.sha256(repr(states).encode()).hexdigest().encode()
-    with suppress(OSError, pa.ArrowException):
+    with suppress(OSError, KeyError, pa.ArrowException):
         file = pq.ParquetFile(snapshot, read_dictionary=_repeated(schema))
-        if file.schema_arrow.metadata[_SNAPSHOT_OF] == digest:
+        if (file.schema_arrow.metadata or {})[_SNAPSHOT_OF] == digest:
             return file.read().replace_schema_metadata(_METADATA)
-    table = _read_files(paths, schema)
+    table = _encoded(_read_files(paths, schema), schema)
     with suppress(OSError):  # the folder may be someone else's
         _write(table, snapshot, {_SNAPSHOT_OF: digest})
     return table
@@ -236,12 +236,7 @@ def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        content = path.read_bytes()
-        try:
-            file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=_repeated(schema))
-        except KeyError:  # it lacks one of these columns, which is told below
-            file = pq.ParquetFile(pa.BufferReader(content))
-        table = file.read(use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume"
@@ -259,8 +254,15 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
+def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with repeated texts as codes and a dictionary."""
+    for name in _repeated(schema):
+        table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+    return table
+
+
 def _repeated(schema: pa.Schema) -> list[str]:
-    """Columns of few different texts, which come as codes and a dictionary."""
+    """Columns of few different texts: those of the measurements."""
     return (
         [field.name for field in schema if pa.types.is_string(field.type)] if schema is MEASUREMENTS else []
     )
