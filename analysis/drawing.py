@@ -143,10 +143,13 @@ def legend(axes: Any, factors: Sequence[Factor], shape: Callable[[int], dict[str
 
 
 def scatter_trials(axes: Any, position: float, values: Sequence[float], colour: str, spread: float) -> None:
-    """Single trials, moved sideways by the golden ratio so that they do not cover each other."""
+    """Single trials, moved sideways by the golden ratio so that they do not cover each other.
+
+    Of too many, every second, third, ... one.
+    """
+    values = values[:: 1 + len(values) // MOST_VECTORS]
     x = [position + spread * (2 * ((index + 1) * 0.618 % 1) - 1) for index in range(len(values))]
-    many = len(values) > MOST_VECTORS
-    axes.plot(x, values, "o", color=colour, ms=3.5, alpha=0.5, mew=0, zorder=1.5, rasterized=many)
+    axes.plot(x, values, "o", color=colour, ms=3.5, alpha=0.5, mew=0, zorder=1.5)
 
 
 def plot_estimates(

@@ -127,7 +127,8 @@ def _main_effects(findings: Findings) -> Drawing | None:
 
     caption = f"Test {findings.results.objective.label} against each factor, largest effect first."
     if findings.effects:
-        caption += " Small points: single trials; large ones: means of a level over the other factors."
+        caption += f" Small points: single trials, at most {MOST_VECTORS} a level; "
+        caption += "large ones: means of a level over the other factors."
     if findings.correlations:
         caption += " Circles: means of configs, with Spearman's ρ."
     height = 3.6 if len(shown) == 1 else 2.7 * rows
@@ -194,7 +195,7 @@ def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing 
     """The objective against a column that should be small, and the configs that no other beats."""
     objective = next(each for each in findings.columns if each.key == "objective")
     points = front(findings, column, objective)
-    if len(points) < 2:
+    if len({point.x.value for point in points}) < 2:
         return None
     factors = [finding.factor for finding in findings.effects[:2]]
     leading = sorted((point.x.value, point.y.value) for point in points if point.on_front)
@@ -210,7 +211,7 @@ def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing 
             marks = [(point.finding, point.x.value, point.y) for point in group]
             style = {"fmt": MARKERS[index], "color": colour, "ms": 6.5}
             _scatter(axes, findings, marks, style, [point.x for point in group])
-        for point in points[:_MOST_NUMBERS]:
+        for point in points[: _MOST_NUMBERS if len(points) <= MOST_VECTORS else 1]:
             place = (point.x.value, point.y.value)
             if point.finding.is_best:
                 axes.plot(*place, "o", mfc="none", mec=INK, ms=13, mew=1.2)
@@ -305,7 +306,8 @@ def _parallel(findings: Findings) -> Drawing | None:
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(False)
-        colours = ScalarMappable(Normalize(min(values), max(values)), "cividis")
+        palette = "cividis_r" if findings.results.lower_is_better else "cividis"
+        colours = ScalarMappable(Normalize(min(values), max(values)), palette)
         shades = colours.to_rgba(np.array(values))
         ends = [
             _unit_axis(axes, position, factor, [each.config for each, _ in shown])
@@ -324,15 +326,15 @@ def _parallel(findings: Findings) -> Drawing | None:
             )
             hint(line, [config_hint(each, findings)])
         axes.set_xticks(range(len(factors)), [factor.name for factor in factors])
-        axes.tick_params(axis="x", length=0, pad=10)
+        axes.tick_params(axis="x", length=0, pad=14)
         axes.set_yticks([])
-        axes.set_xlim(-0.25, len(factors) - 0.6)
+        axes.set_xlim(-0.25, len(factors) - 0.75)
+        axes.set_ylim(-0.08, 1.08)
         figure.colorbar(colours, ax=axes, label=findings.results.objective.label, shrink=0.8, pad=0.01)
 
     most = f" The best {MOST_VECTORS}." if len(shown) == MOST_VECTORS else ""
-    caption = (
-        f"One line a config, coloured by test {findings.results.objective.label}; thick: the best.{most}"
-    )
+    label = findings.results.objective.label
+    caption = f"One line a config, bright where test {label} is good; thick: the best.{most}"
     return save("parallel_coordinates", "All fields at once", caption, 3.9, paint)
 
 
@@ -356,12 +358,15 @@ def _unit_axis(axes: Any, position: int, factor: Factor, configs: Sequence[Confi
 
     for value in marked:
         if low <= raw(value) <= high:
+            place = {0.0: ((0, -4), "center", "top"), 1.0: ((0, 4), "center", "bottom")}
+            shift, across, along = place.get(height(value), ((5, 0), "left", "center"))
             axes.annotate(
                 level_label(value),
                 (position, height(value)),
-                xytext=(5, 0),
+                xytext=shift,
                 textcoords="offset points",
-                va="center",
+                ha=across,
+                va=along,
                 fontsize=8,
             )
     return height

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.findings import Findings, find
@@ -14,6 +15,8 @@ from analysis.reading import ReportError, load
 from analysis.report import main, write_report
 from analysis.tables import config_table
 from analysis.wording import answer
+from study import store
+from tests import synthetic
 from tests.synthetic import TEST_GAP, grid, write_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -330,6 +333,42 @@ def test_command_refuses_in_one_sentence_what_it_cannot_read(tmp_path, capsys):
         assert words in captured.err
     with pytest.raises(ReportError, match="no folder"):
         write_report(tmp_path / "missing")
+
+
+def test_command_names_a_foreign_and_an_older_file_and_the_way_out(tmp_path, capsys, monkeypatch):
+    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
+    foreign = run / "results" / "trials" / "foreign.parquet"
+    pd.DataFrame({"a": [1]}).to_parquet(foreign)
+    assert main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert f"{foreign} is not a results file: it lacks study" in error
+    assert "move it out of the folder" in error
+    foreign.unlink()
+    with monkeypatch.context() as patch:
+        patch.setitem(store._METADATA, b"mmjsd.schema_version", b"0")
+        write_study(run, SUBSPACES[1:2], shortcut)
+    assert main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "has schema version 0; expected 1: read it with the commit that manifest.json names" in error
+
+
+def test_report_sets_cost_against_quality_where_costs_differ(tmp_path, monkeypatch):
+    def costly(level, *rest):
+        return trial(level, *rest) | {"device_s": 100 * level}
+
+    trial = synthetic._trial
+    report(write_study(tmp_path / "equal", SUBSPACES, shortcut))
+    assert not (tmp_path / "equal" / "report" / "figures" / "cost.svg").exists()
+    monkeypatch.setattr(synthetic, "_trial", costly)
+    page = report(write_study(tmp_path / "run", SUBSPACES, shortcut))
+    assert "Mean coherence against device seconds" in page.text
+    assert (tmp_path / "run" / "report" / "figures" / "cost.png").stat().st_size > 1000
+
+
+def test_report_of_ten_trials_and_one_factor_shows_no_importance(tmp_path):
+    run = write_study(tmp_path / "run", grid(model__style_dim=(0, 1, 2, 3, 4)), lambda params: 0.5)
+    assert "Importance of the swept fields" not in report(run).text
 
 
 def test_command_runs_as_a_script_and_refuses_a_damaged_file(tmp_path):
