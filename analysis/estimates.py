@@ -143,6 +143,13 @@ def estimate_mean_of_configs(groups: Sequence[Sequence[float]], noise: Noise) ->
     return _estimate(value, factor, noise, sum(len(group) for group in groups))
 
 
+def differs_from_zero(estimate: Estimate, noise: Noise) -> float | None:
+    """Two-sided p-value of the estimate's t test against zero; None if its error cannot be known."""
+    if estimate.standard_error is None:
+        return None
+    return 2 * float(stats.t.sf(_ratio(estimate.value, estimate.standard_error), noise.dof))
+
+
 def tied_with_best(
     best: Sequence[float], others: Sequence[Sequence[float]], noise: Noise
 ) -> list[bool | None]:

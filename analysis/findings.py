@@ -13,8 +13,10 @@ from analysis.estimates import (
     Estimate,
     Interaction,
     Noise,
+    differs_from_zero,
     estimate_mean,
     estimate_mean_of_configs,
+    holm,
     interaction,
     level_effect,
     pool,
@@ -96,6 +98,18 @@ class Crossing:
     lines: Factor
     means: Mapping[tuple[Hashable, Hashable], Estimate]
     configs: Mapping[tuple[Hashable, Hashable], Sequence[Config]]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """By how much a score of the product of posteriors exceeds that of their mixture."""
+
+    quantity: Quantity
+    difference: Estimate
+    """Within trials, averaged over configs."""
+
+    p_value: float | None
+    """Holm's correction for all contrasts; None without replicates."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,37 @@ def leaders(results: Results, quantity: Quantity) -> set[str]:
     others = [name for name in values if name != best]
     ties = tied_with_best(values[best], [values[name] for name in others], pool(values.values()))
     return {best} | {name for name, tied in zip(others, ties, strict=True) if tied}
+
+
+def contrasts(results: Results) -> list[Contrast]:
+    """Product against mixture, for each test score that has both and does not tell what was given."""
+    found, noises = [], []
+    for quantity in results.last:
+        other = quantity._replace(posterior="mixture")
+        told = quantity.target in quantity.given.split("+") and quantity.target
+        if quantity.posterior != "product" or quantity.split != "test" or told or other not in results.last:
+            continue
+        first, second = results.last[quantity], results.last[other]
+        differences = {name: first[name] - second[name] for name in first if name in second}
+        groups = [
+            group
+            for config in results.configs
+            if (
+                group := [
+                    differences[each.trial_id] for each in config.complete if each.trial_id in differences
+                ]
+            )
+        ]
+        if groups:
+            noise = pool(groups)
+            found.append((quantity, estimate_mean_of_configs(groups, noise)))
+            noises.append(noise)
+    p_values = [differs_from_zero(each, noise) for (_, each), noise in zip(found, noises, strict=True)]
+    adjusted = iter(holm([p_value for p_value in p_values if p_value is not None]))
+    return [
+        Contrast(quantity, difference, None if p_value is None else next(adjusted))
+        for (quantity, difference), p_value in zip(found, p_values, strict=True)
+    ]
 
 
 def front(findings: Findings, x: Column, y: Column) -> list[FrontPoint]:

@@ -187,6 +187,7 @@ def _shown(study: Study) -> list[Table]:
         tables.importance_table(findings, study.importances),
         tables.coherence_table(findings),
         tables.probe_table(findings),
+        tables.posterior_table(findings),
         tables.subset_table(findings),
         tables.summary_table(findings),
     )

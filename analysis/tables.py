@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import fmean
 
 from analysis.estimates import Estimate
-from analysis.findings import ConfigFinding, FactorFinding, Findings, estimates, leaders
+from analysis.findings import ConfigFinding, FactorFinding, Findings, contrasts, estimates, leaders
 from analysis.importance import Importance
 from analysis.results import Quantity, level_label, weight_names
 from analysis.wording import fixed, p_text, plural, plus_minus, signed
@@ -195,6 +195,28 @@ def probe_table(findings: Findings) -> Table | None:
         for subset in _subsets(findings.results.modalities)
     ]
     return _by_subset(findings, "probe_accuracy", "Accuracy of a linear probe", [("probed", quantities)])
+
+
+def posterior_table(findings: Findings) -> Table | None:
+    """One row a score: the product of the posteriors against their mixture, paired by trial."""
+    rows = []
+    for contrast in sorted(
+        contrasts(findings.results), key=lambda each: each.quantity.metric != "mean_coherence"
+    ):
+        quantity, difference = contrast.quantity, contrast.difference
+        given = f" given {quantity.given}" if quantity.given else ""
+        target = f" of {quantity.target}" if quantity.target else ""
+        width = "" if difference.half_width is None else f" ± {fixed(difference.half_width, 3)}"
+        p_value = "–" if contrast.p_value is None else p_text(contrast.p_value)
+        cells = (
+            Cell(quantity.metric.replace("_", " ") + target + given),
+            Cell(f"{signed(difference.value, 3)}{width}", "number", difference.value),
+            Cell(p_value, "number", contrast.p_value),
+        )
+        rows.append(Row(cells))
+    titles = ("score", "product − mixture", "p")
+    caption = "Product against mixture of the posteriors"
+    return Table("posteriors", caption, titles, tuple(rows), sortable=True) if rows else None
 
 
 def subset_table(findings: Findings) -> Table | None:

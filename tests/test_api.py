@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.api import load
+from analysis.findings import contrasts
 from analysis.report import write_report
 from analysis.wording import fixed
 from tests.synthetic import grid, write_study
@@ -155,6 +156,26 @@ def test_numbers_agree_in_html_markdown_latex_csv_and_python(run, study):
         assert list(written) == list(frame)
         for column in frame.select_dtypes("float"):
             assert written[column].to_numpy() == pytest.approx(frame[column].to_numpy())
+
+
+def test_product_and_mixture_are_compared_within_trials(study):
+    found = {contrast.quantity: contrast for contrast in contrasts(study.findings.results)}
+    coherence = next(each for quantity, each in found.items() if quantity.metric == "mean_coherence")
+    assert coherence.difference.value == pytest.approx(0.05)
+    assert coherence.difference.half_width < 1e-9  # the same noise on both sides
+    assert coherence.p_value < 0.001
+    scores = (
+        study.scores("probe_accuracy").set_index(["posterior", "given"])["mean"].groupby(level=[0, 1]).mean()
+    )
+    probe = next(
+        each
+        for quantity, each in found.items()
+        if quantity[:3] == ("probe_accuracy", "product", "mnist+svhn")
+    )
+    expected = scores["product", "mnist+svhn"] - scores["mixture", "mnist+svhn"]
+    assert probe.difference.value == pytest.approx(expected)
+    assert probe.p_value > 0.05
+    assert not any(quantity.target in quantity.given.split("+") for quantity in found if quantity.target)
 
 
 def test_latex_tables_have_as_many_cells_as_columns(run):
