@@ -229,15 +229,9 @@ def contrasts(results: Results) -> list[Contrast]:
             continue
         first, second = results.last[quantity], results.last[other]
         differences = {name: first[name] - second[name] for name in first if name in second}
-        groups = [
-            group
-            for config in results.configs
-            if (
-                group := [
-                    differences[each.trial_id] for each in config.complete if each.trial_id in differences
-                ]
-            )
-        ]
+        ids = [[trial.trial_id for trial in config.complete] for config in results.configs]
+        groups = [[differences[name] for name in each if name in differences] for each in ids]
+        groups = [group for group in groups if group]
         if groups:
             noise = pool(groups)
             found.append((quantity, estimate_mean_of_configs(groups, noise)))

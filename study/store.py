@@ -247,7 +247,8 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
             f"{path} has schema version {version}; expected {SCHEMA_VERSION}: "
             "read it with the commit that manifest.json names, or train again into a new folder"
         )
-    missing = [name for name in schema.names if name not in table.column_names]
+    found = set(table.column_names)
+    missing = [name for name in schema.names if name not in found]
     if missing or not version:
         lacks = f"lacks {', '.join(missing)}" if missing else "has no schema version"
         raise StoreError(f"{path} is not a results file: it {lacks}; move it out of the folder")
@@ -255,7 +256,8 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with repeated texts as codes and a dictionary."""
+    """The table in one piece, and with repeated texts as codes and a dictionary."""
+    table = table.combine_chunks()
     for name in _repeated(schema):
         table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
     return table
