@@ -2,8 +2,9 @@
 
 import io
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -45,6 +46,9 @@ _STYLE = {
     "errorbar.capsize": 3,
 } | dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
 
+MOST_VECTORS = 400
+"""Marks of one kind that a figure draws as vectors; more become pixels, and carry no hints."""
+
 _WIDTH = 8.2
 """Inches; 590 points, so that text keeps its size on a wide page."""
 
@@ -59,11 +63,16 @@ class Drawing:
     """Markdown."""
 
     svg: str
+    png: bytes
+    hints: Mapping[str, Sequence[str]]
+    """What the marks of a group show, by the group's id in the SVG."""
 
     @property
     def inline(self) -> str:
-        """The SVG as part of a page: the page's font and colours, and ids that are the figure's own."""
+        """The SVG as part of a page: the page's font and colours, the figure's own ids, and hints."""
         body = self.svg[self.svg.index("<svg") :]
+        for group, texts in self.hints.items():
+            body = _hinted(body, group, texts)
         body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
         body = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", body)
         body = re.sub(r'(<svg) width="[^"]*" height="[^"]*"', r"\1", body, count=1)
@@ -81,10 +90,33 @@ def save(name: str, title: str, caption: str, height: float, paint: Callable[[Fi
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         paint(figure)
-        buffer = io.StringIO()
+        hints = {}
+        hinted: list[Any] = figure.findobj(lambda each: hasattr(each, "hints"))
+        for index, artist in enumerate(hinted):
+            artist.set_gid(f"hints-{index}")
+            hints[f"hints-{index}"] = artist.hints
+        svg, png = io.StringIO(), io.BytesIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    return Drawing(name, title, caption, buffer.getvalue())
+        figure.savefig(svg, format="svg", transparent=True, metadata=metadata, dpi=150)
+        figure.set_layout_engine("none")  # keeps the layout that was found
+        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    return Drawing(name, title, caption, svg.getvalue(), png.getvalue(), hints)
+
+
+def hint(artist: Any, texts: Sequence[str]) -> None:
+    """Say what an artist shows, or each of its marks in their order; the page shows it at the pointer."""
+    artist.hints = texts
+
+
+def _hinted(body: str, group: str, texts: Sequence[str]) -> str:
+    """The SVG with the texts on the marks of a group; a single text is that of the whole group."""
+    start = body.index(f'<g id="{group}">')
+    before, after = body[:start], body[start:]
+    opening = "<g " if len(texts) == 1 else "<use "
+    for text in texts:
+        head, _, after = after.partition(opening)
+        before += f'{head}{opening}data-hint="{escape(text)}" '
+    return before + after
 
 
 def look_of(config: Config, factors: Sequence[Factor]) -> tuple[str, int]:
@@ -111,7 +143,11 @@ def legend(axes: Any, factors: Sequence[Factor], shape: Callable[[int], dict[str
 
 
 def scatter_trials(axes: Any, position: float, values: Sequence[float], colour: str, spread: float) -> None:
-    """Single trials, moved sideways by the golden ratio so that they do not cover each other."""
+    """Single trials, moved sideways by the golden ratio so that they do not cover each other.
+
+    Of too many, every second, third, ... one.
+    """
+    values = values[:: 1 + len(values) // MOST_VECTORS]
     x = [position + spread * (2 * ((index + 1) * 0.618 % 1) - 1) for index in range(len(values))]
     axes.plot(x, values, "o", color=colour, ms=3.5, alpha=0.5, mew=0, zorder=1.5)
 
@@ -124,12 +160,12 @@ def plot_estimates(
     marker: str,
     line: str,
     label: str | None,
-) -> None:
-    """Means joined by a line, with their intervals where these can be known."""
+) -> Any:
+    """Means joined by a line, with their intervals where these can be known; the line."""
     values = [estimate.value for estimate in estimates]
-    bars = [estimate.half_width or 0.0 for estimate in estimates]
+    bars = [*zip(*(estimate.bars for estimate in estimates), strict=True)]
     known = any(estimate.half_width is not None for estimate in estimates)
-    axes.errorbar(
+    return axes.errorbar(
         x,
         values,
         yerr=bars if known else None,
@@ -139,7 +175,7 @@ def plot_estimates(
         ls=line,
         label=label,
         zorder=2,
-    )
+    )[0]
 
 
 def level_axis(axes: Any, factor: Factor) -> None:

@@ -2,7 +2,8 @@
 
 Replicates of one config differ by their seed alone. Their variance is pooled over all configs (the
 mean square error of a one-way ANOVA), because two or three replicates say next to nothing about the
-variance of their own config. That assumes the variance to be the same everywhere.
+variance of their own config. That assumes the variance to be the same everywhere. Where a quantity has
+bounds (shares lie in [0, 1]), so have its intervals: cutting off what cannot be costs no coverage.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -24,6 +25,8 @@ class Noise:
 
     variance: float
     dof: int
+    bounds: tuple[float, float] = (-inf, inf)
+    """Between which the measured quantity lies."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,32 @@ class Estimate:
     standard_error: float | None
     half_width: float | None
     count: int
+    bounds: tuple[float, float] = (-inf, inf)
 
     @property
     def low(self) -> float | None:
-        """Lower end of the interval."""
-        return None if self.half_width is None else self.value - self.half_width
+        """Lower end of the interval, at the least the lower bound."""
+        return None if self.half_width is None else max(self.value - self.half_width, self.bounds[0])
 
     @property
     def high(self) -> float | None:
-        """Upper end of the interval."""
-        return None if self.half_width is None else self.value + self.half_width
+        """Upper end of the interval, at the most the upper bound."""
+        return None if self.half_width is None else min(self.value + self.half_width, self.bounds[1])
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the interval ends at a bound, and so is not symmetric."""
+        if self.half_width is None:
+            return False
+        low, high = self.bounds
+        return self.value - self.half_width < low or self.value + self.half_width > high
+
+    @property
+    def bars(self) -> tuple[float, float]:
+        """How far the interval reaches down and up; not at all if it is unknown."""
+        if self.low is None or self.high is None:
+            return 0.0, 0.0
+        return self.value - self.low, self.high - self.value
 
 
 @dataclass(frozen=True)
@@ -99,7 +118,7 @@ class Interaction:
     p_value: float
 
 
-def pool(groups: Iterable[Sequence[float]]) -> Noise:
+def pool(groups: Iterable[Sequence[float]], bounds: tuple[float, float] = (-inf, inf)) -> Noise:
     """Pooled variance within groups: sum of squares about each group's mean over sum(R_i - 1)."""
     squares, dof = 0.0, 0
     for group in groups:
@@ -107,7 +126,7 @@ def pool(groups: Iterable[Sequence[float]]) -> Noise:
             mean = fmean(group)
             squares += sum((value - mean) ** 2 for value in group)
             dof += len(group) - 1
-    return Noise(squares / dof if dof else inf, dof)
+    return Noise(squares / dof if dof else inf, dof, bounds)
 
 
 def estimate_mean(values: Sequence[float], noise: Noise) -> Estimate | None:
@@ -124,6 +143,13 @@ def estimate_mean_of_configs(groups: Sequence[Sequence[float]], noise: Noise) ->
     return _estimate(value, factor, noise, sum(len(group) for group in groups))
 
 
+def differs_from_zero(estimate: Estimate, noise: Noise) -> float | None:
+    """Two-sided p-value of the estimate's t test against zero; None if its error cannot be known."""
+    if estimate.standard_error is None:
+        return None
+    return 2 * float(stats.t.sf(_ratio(estimate.value, estimate.standard_error), noise.dof))
+
+
 def tied_with_best(
     best: Sequence[float], others: Sequence[Sequence[float]], noise: Noise
 ) -> list[bool | None]:
@@ -131,14 +157,46 @@ def tied_with_best(
 
     None where it cannot be said: without values, or without replicates.
     """
-    p_values: dict[int, float] = {}
-    for index, other in enumerate(others):
-        if best and other and noise.dof:
-            difference = fmean(best) - fmean(other)
-            error = sqrt(noise.variance * (1 / len(best) + 1 / len(other)))
-            p_values[index] = 2 * float(stats.t.sf(_ratio(difference, error), noise.dof))
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    compared = [index for index, other in enumerate(others) if best and other and noise.dof]
+    ratios = [
+        _ratio(
+            fmean(best) - fmean(others[index]),
+            sqrt(noise.variance * (1 / len(best) + 1 / len(others[index]))),
+        )
+        for index in compared
+    ]
+    p_values = 2 * stats.t.sf(np.array(ratios), noise.dof)
+    adjusted = dict(zip(compared, holm(p_values.tolist()), strict=True))
     return [adjusted[index] > 1 - CONFIDENCE if index in adjusted else None for index in range(len(others))]
+
+
+def resample(groups: Sequence[Sequence[Sequence[float]]], draws: int, seed: int = 0) -> np.ndarray:
+    """Means of configs as other seeds might have given them: a bootstrap of the replicates' residuals.
+
+    Each draw adds to a config's mean the mean of as many residuals as it has replicates, drawn from
+    those of all configs (the assumption of `pool`) and widened by sqrt(R / (R - 1)), which makes
+    their variance that of `pool`. What was measured on the same trial stays together.
+
+    Args:
+        groups: for each config its replicates, each of them a vector of quantities.
+        draws: how many studies to draw.
+        seed: of the draws.
+
+    Returns:
+        `[draw, config, quantity]`; without replicates the means themselves, unchanged.
+    """
+    arrays = [np.asarray(group, float) for group in groups]
+    means = np.stack([array.mean(0) for array in arrays])
+    widened = [
+        (array - mean) * sqrt(len(array) / (len(array) - 1))
+        for array, mean in zip(arrays, means, strict=True)
+        if len(array) > 1
+    ]
+    residuals = np.concatenate(widened) if widened else np.zeros((1, means.shape[1]))
+    rng = np.random.default_rng(seed)
+    noise = [residuals[rng.integers(len(residuals), size=(draws, len(array)))].mean(1) for array in arrays]
+    resampled: np.ndarray = means + np.stack(noise, axis=1)
+    return resampled
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -188,7 +246,7 @@ def level_effect(
             for level, row in present.items()
         ]
     else:
-        error = pool([[fmean(values) for values in row.values()] for row in present.values()])
+        error = pool([[fmean(values) for values in row.values()] for row in present.values()], noise.bounds)
         means = [_level_mean(level, row, error) for level, row in present.items()]
     ordered = sorted(means, key=lambda mean: mean.estimate.value, reverse=not lower_is_better)
     half_width, p_value = _range_interval(ordered, error, num_factors)
@@ -238,9 +296,9 @@ def _level_mean(level: Hashable, row: Mapping[Hashable, Sequence[float]], error:
 def _estimate(value: float, factor: float, noise: Noise, count: int) -> Estimate:
     """An estimate whose variance is noise times factor."""
     if not noise.dof:
-        return Estimate(value, None, None, count)
+        return Estimate(value, None, None, count, noise.bounds)
     error = sqrt(noise.variance * factor)
-    return Estimate(value, error, _t_quantile(noise.dof) * error, count)
+    return Estimate(value, error, _t_quantile(noise.dof) * error, count, noise.bounds)
 
 
 def _range_interval(

@@ -1,21 +1,25 @@
-"""The report's figures: interaction, main effects, where in a simplex, trade-off, learning curves."""
+"""The report's figures: interaction, main effects, importance, trade-offs, learning curves."""
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations
-from math import ceil, sqrt
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from math import ceil, log
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from analysis.drawing import (
     DASHES,
-    GRID,
     INK,
     MARKERS,
+    MOST_VECTORS,
     PALETTE,
     Drawing,
+    hint,
     legend,
     level_axis,
     look_of,
@@ -23,27 +27,33 @@ from analysis.drawing import (
     save,
     scatter_trials,
 )
-from analysis.findings import ConfigFinding, FactorFinding, Findings
-from analysis.results import Config, level_label, weight_names
-from analysis.wording import p_text, signed
+from analysis.estimates import CONFIDENCE, Estimate
+from analysis.findings import COST, Column, ConfigFinding, FactorFinding, Findings, FrontPoint, front
+from analysis.importance import Importance
+from analysis.results import Config, Factor, level_label
+from analysis.simplexes import draw_simplexes
+from analysis.wording import config_hint, fixed, p_text, plus_minus, signed
 
 _MOST_NUMBERS = 20
 """Configs that carry their number in the trade-off; more would cover each other."""
 
-Points = Sequence[tuple[tuple[float, ...], float, ConfigFinding]]
-"""Configs of a simplex: weights, mean objective, and the config."""
+_MOST_CURVES = 60
+"""Configs whose learning curves are drawn, best first."""
 
 
-def draw(findings: Findings) -> list[Drawing]:
+def draw(findings: Findings, importances: Sequence[Importance]) -> list[Drawing]:
     """All figures that the study has data for, the most telling first."""
     if not any(finding.estimates.get("objective") for finding in findings.configs):
         drawn = [_learning_curves(findings)]
     else:
-        effects, simplexes = _main_effects(findings), list(_simplexes(findings))
+        effects, simplexes = _main_effects(findings), list(draw_simplexes(findings))
         drawn = [
             _interaction(findings),
             *([effects, *simplexes] if findings.effects else [*simplexes, effects]),
+            _importance(findings, importances),
+            _parallel(findings),
             _trade_off(findings),
+            _cost(findings),
             _learning_curves(findings),
         ]
     return [drawing for drawing in drawn if drawing]
@@ -54,6 +64,7 @@ def _interaction(findings: Findings) -> Drawing | None:
     if crossing is None:
         return None
     results = findings.results
+    decimals = results.objective.decimals
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -72,9 +83,13 @@ def _interaction(findings: Findings) -> Drawing | None:
                 scatter_trials(axes, position + shift, trials, colour, 0.03)
             estimates = [crossing.means[pair] for _, pair in pairs]
             name = f"{crossing.lines.name} = {level_label(line)}"
-            plot_estimates(
-                axes, [position + shift for position, _ in pairs], estimates, colour, marker, "-", name
-            )
+            positions = [position + shift for position, _ in pairs]
+            drawn = plot_estimates(axes, positions, estimates, colour, marker, "-", name)
+            named = [
+                f"{crossing.along.name} = {level_label(level)}, {name}: {plus_minus(estimate, decimals)}"
+                for (_, (level, _)), estimate in zip(pairs, estimates, strict=True)
+            ]
+            hint(drawn, named)
         level_axis(axes, crossing.along)
         axes.set_ylabel(results.objective.label)
         axes.legend(loc="best")
@@ -112,7 +127,8 @@ def _main_effects(findings: Findings) -> Drawing | None:
 
     caption = f"Test {findings.results.objective.label} against each factor, largest effect first."
     if findings.effects:
-        caption += " Small points: single trials; large ones: means of a level over the other factors."
+        caption += f" Small points: single trials, at most {MOST_VECTORS} a level; "
+        caption += "large ones: means of a level over the other factors."
     if findings.correlations:
         caption += " Circles: means of configs, with Spearman's ρ."
     height = 3.6 if len(shown) == 1 else 2.7 * rows
@@ -129,25 +145,25 @@ def _level_panel(axes: Any, findings: Findings, finding: FactorFinding) -> None:
     found = {mean.level: mean.estimate for mean in effect.levels}
     positions = [position for position, level in enumerate(factor.levels) if level in found]
     estimates = [found[level] for level in factor.levels if level in found]
-    plot_estimates(axes, positions, estimates, PALETTE[0], "o", ":", None)
+    decimals = findings.results.objective.decimals
+    drawn = plot_estimates(axes, positions, estimates, PALETTE[0], "o", ":", None)
+    named = ((level, found[level]) for level in factor.levels if level in found)
+    hint(
+        drawn, [f"{factor.name} = {level_label(each)}: {plus_minus(mean, decimals)}" for each, mean in named]
+    )
     level_axis(axes, factor)
-    axes.set_title(f"effect {signed(effect.difference, findings.results.objective.decimals)}")
+    axes.set_title(f"effect {signed(effect.difference, decimals)}")
 
 
 def _scatter_panel(axes: Any, findings: Findings, finding: FactorFinding) -> None:
     factor, found = finding.factor, finding.correlation
     assert found is not None
-    for each in findings.configs:
-        x, estimate = factor.value(each.config), each.estimates.get("objective")
-        if x is not None and estimate:
-            style: dict[str, Any] = {
-                "ecolor": PALETTE[0],
-                "mfc": "none",
-                "mec": PALETTE[0],
-                "elinewidth": 0.9,
-                "capsize": 0,
-            }
-            axes.errorbar([x], [estimate.value], yerr=estimate.half_width, fmt="o", ms=5, **style)
+    points = [
+        (each, x, estimate)
+        for each in findings.configs
+        if (x := factor.value(each.config)) is not None and (estimate := each.estimates.get("objective"))
+    ]
+    _scatter(axes, findings, points, {"color": PALETTE[0], "fmt": "o", "mfc": "none", "ms": 5})
     if factor.log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,)))
@@ -160,66 +176,205 @@ def _scatter_panel(axes: Any, findings: Findings, finding: FactorFinding) -> Non
 def _trade_off(findings: Findings) -> Drawing | None:
     keys = {column.key: column for column in findings.columns}
     column = keys.get("reconstruction") or keys.get("loss")
-    found = [
-        (each, x, y)
-        for each in findings.configs
-        if column and (x := each.estimates.get(column.key)) and (y := each.estimates.get("objective"))
-    ]
-    if column is None or len(found) < 2:
+    if column is None:
+        return None
+    what = (
+        "the sum over modalities of the negative log-likelihood, in nats per sample, on the test split"
+        if column.key == "reconstruction"
+        else "the loss on the test split, in nats per sample"
+    )
+    return _plane(findings, "trade_off", column, what)
+
+
+def _cost(findings: Findings) -> Drawing | None:
+    what = "what a trial took, mean over the replicates"
+    return _plane(findings, "cost", COST, what)
+
+
+def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing | None:
+    """The objective against a column that should be small, and the configs that no other beats."""
+    objective = next(each for each in findings.columns if each.key == "objective")
+    points = front(findings, column, objective)
+    if len({point.x.value for point in points}) < 2:
         return None
     factors = [finding.factor for finding in findings.effects[:2]]
-    front = _front([(x.value, y.value) for _, x, y in found], upwards=not findings.results.lower_is_better)
+    leading = sorted((point.x.value, point.y.value) for point in points if point.on_front)
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         axes.grid(axis="both")
-        axes.plot(*zip(*front, strict=True), color=INK, lw=0.8, ls=(0, (4, 3)), zorder=1)
-        for each, x, y in found:
-            colour, index = look_of(each.config, factors)
-            style: dict[str, Any] = {
-                "fmt": MARKERS[index],
-                "color": colour,
-                "ms": 6.5,
-                "elinewidth": 0.9,
-                "capsize": 0,
-            }
-            axes.errorbar([x.value], [y.value], xerr=x.half_width, yerr=y.half_width, **style)
-            if each.is_best:
-                axes.plot([x.value], [y.value], "o", mfc="none", mec=INK, ms=13, mew=1.2)
-            if each.number > _MOST_NUMBERS:
-                continue
-            axes.annotate(
-                str(each.number), (x.value, y.value), xytext=(6, 5), textcoords="offset points", fontsize=8.5
-            )
-        axes.set_xlabel(f"{column.title}, nats per sample (lower is better)")
-        axes.set_ylabel(findings.results.objective.label)
+        axes.plot(*zip(*leading, strict=True), color=INK, lw=0.8, ls=(0, (4, 3)), zorder=1)
+        looks: dict[tuple[str, int], list[FrontPoint]] = {}
+        for point in points:
+            looks.setdefault(look_of(point.finding.config, factors), []).append(point)
+        for (colour, index), group in looks.items():
+            marks = [(point.finding, point.x.value, point.y) for point in group]
+            style = {"fmt": MARKERS[index], "color": colour, "ms": 6.5}
+            _scatter(axes, findings, marks, style, [point.x for point in group])
+        for point in points[: _MOST_NUMBERS if len(points) <= MOST_VECTORS else 1]:
+            place = (point.x.value, point.y.value)
+            if point.finding.is_best:
+                axes.plot(*place, "o", mfc="none", mec=INK, ms=13, mew=1.2)
+            number = str(point.finding.number)
+            axes.annotate(number, place, xytext=(6, 5), textcoords="offset points", fontsize=8.5)
+        axes.set_xlabel(f"{column.title} (lower is better)")
+        axes.set_ylabel(objective.title)
         legend(axes, factors, lambda index: {"marker": MARKERS[index], "ls": ""})
 
-    what = (
-        "the sum over modalities of the negative log-likelihood"
-        if column.key == "reconstruction"
-        else "the loss"
-    )
+    shares = [point for point in points if point.attainment is not None]
+    sure = [each for each in shares if each.on_front and (each.attainment or 0) >= CONFIDENCE]
     caption = (
-        f"One point a config, numbered as in the table; ringed: the best. Horizontal: {what} on the test "
-        f"split. {_bars(findings)} Dashed: the configs that no other beats in both."
+        f"One point a config, numbered as in the table; ringed: the best. Horizontal: {what}. "
+        f"{_bars(findings)} Dashed: the configs that no other beats in both."
     )
-    objective = findings.results.objective.metric.replace("_", " ").capitalize()
-    return save("trade_off", f"{objective} against {column.title}", caption, 4.1, paint)
+    if shares:
+        caption += (
+            f" With other seeds the same configs need not lie there: {len(sure)} of {len(leading)} "
+            "would in at least 95 % of resampled studies."
+        )
+    title = findings.results.objective.metric.replace("_", " ").capitalize()
+    return save(name, f"{title} against {column.title}", caption, 4.1, paint)
 
 
-def _front(points: Sequence[tuple[float, float]], *, upwards: bool) -> list[tuple[float, float]]:
-    """The points that no other beats in both: a smaller x, and a better y."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (point[0], -point[1] if upwards else point[1])):
-        if not front or (y > front[-1][1] if upwards else y < front[-1][1]):
-            front.append((x, y))
-    return front
+def _scatter(
+    axes: Any,
+    findings: Findings,
+    points: Sequence[tuple[ConfigFinding, float, Estimate]],
+    style: Mapping[str, Any],
+    widths: Sequence[Estimate] = (),
+) -> None:
+    """Configs as points with their intervals, as long as they are few enough to be told apart."""
+    x, y = [place for _, place, _ in points], [estimate for _, _, estimate in points]
+    known = findings.noise.dof and len(findings.configs) <= MOST_VECTORS
+    bars = {
+        axis: [*zip(*(estimate.bars for estimate in estimates), strict=True)]
+        for axis, estimates in (("xerr", widths), ("yerr", y))
+        if known and estimates
+    }
+    many = len(findings.configs) > MOST_VECTORS
+    values = [estimate.value for estimate in y]
+    drawn, *_ = axes.errorbar(x, values, elinewidth=0.9, capsize=0, rasterized=many, **bars, **style)
+    if not many:
+        hint(drawn, [config_hint(finding, findings) for finding, _, _ in points])
+
+
+def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawing | None:
+    if not importances:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+        for position, each in enumerate(reversed(importances)):
+            low, high = (each.share if end is None else end for end in (each.low, each.high))
+            axes.barh(position, each.share, height=0.55, color=PALETTE[0], alpha=0.75)
+            axes.plot([low, high], [position, position], color=INK, lw=1.4)
+            (cross,) = axes.plot([each.total], [position], "D", mfc="none", mec=PALETTE[1], ms=6)
+            hint(cross, [f"{each.name}: {fixed(each.total, 2)} with interactions"])
+        axes.set_yticks(range(len(importances)), [each.name for each in reversed(importances)])
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"share of the variance of {findings.results.objective.label}")
+
+    line = "" if importances[0].low is None else "; line: 95 % interval over resampled replicates"
+    caption = (
+        f"Bar: the share of variance over the space that a field explains by itself (fANOVA){line}. "
+        "Diamond: with all its interactions, as told by shuffling the field (permutation)."
+    )
+    height = 1.1 + 0.42 * len(importances)
+    return save("importance", "Which field matters how much", caption, height, paint)
+
+
+def _parallel(findings: Findings) -> Drawing | None:
+    factors = [
+        factor
+        for factor in findings.results.factors
+        if len({factor.value(each.config) for each in findings.configs} - {None}) > 1
+    ]
+    shown = [
+        (each, estimate.value)
+        for each in findings.configs
+        if (estimate := each.estimates.get("objective"))
+        and all(factor.value(each.config) is not None for factor in factors)
+    ][:MOST_VECTORS]
+    if len(factors) < 3 or len(shown) < 3:
+        return None
+    values = [value for _, value in shown]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        palette = "cividis_r" if findings.results.lower_is_better else "cividis"
+        colours = ScalarMappable(Normalize(min(values), max(values)), palette)
+        shades = colours.to_rgba(np.array(values))
+        ends = [
+            _unit_axis(axes, position, factor, [each.config for each, _ in shown])
+            for position, factor in enumerate(factors)
+        ]
+        for (each, _), shade in zip(reversed(shown), reversed(shades), strict=True):
+            heights = [
+                height(factor.value(each.config)) for factor, height in zip(factors, ends, strict=True)
+            ]
+            (line,) = axes.plot(
+                range(len(factors)),
+                heights,
+                color=shade,
+                lw=3 if each.is_best else 1.4,
+                alpha=1 if each.is_best else 0.7,
+            )
+            hint(line, [config_hint(each, findings)])
+        axes.set_xticks(range(len(factors)), [factor.name for factor in factors])
+        axes.tick_params(axis="x", length=0, pad=14)
+        axes.set_yticks([])
+        axes.set_xlim(-0.25, len(factors) - 0.75)
+        axes.set_ylim(-0.08, 1.08)
+        figure.colorbar(colours, ax=axes, label=findings.results.objective.label, shrink=0.8, pad=0.01)
+
+    most = f" The best {MOST_VECTORS}." if len(shown) == MOST_VECTORS else ""
+    label = findings.results.objective.label
+    caption = f"One line a config, bright where test {label} is good; thick: the best.{most}"
+    return save("parallel_coordinates", "All fields at once", caption, 3.9, paint)
+
+
+def _unit_axis(axes: Any, position: int, factor: Factor, configs: Sequence[Config]) -> Callable[[Any], float]:
+    """Draw the vertical axis of one factor from 0 to 1; where on it a value lies."""
+
+    def raw(value: Any) -> float:
+        if factor.levels:
+            return float(factor.levels.index(value))
+        return log(value) if factor.log else float(value)
+
+    numbers = [raw(factor.value(config)) for config in configs]
+    low, high = min(numbers), max(numbers)
+    axes.plot([position, position], [0, 1], color=INK, lw=0.8, zorder=0)
+    marked: Iterable[Any] = factor.levels
+    if not factor.levels:
+        marked = [choose(factor.value(config) for config in configs) for choose in (min, max)]
+
+    def height(value: Any) -> float:
+        return (raw(value) - low) / (high - low)
+
+    for value in marked:
+        if low <= raw(value) <= high:
+            place = {0.0: ((0, -4), "center", "top"), 1.0: ((0, 4), "center", "bottom")}
+            shift, across, along = place.get(height(value), ((5, 0), "left", "center"))
+            axes.annotate(
+                level_label(value),
+                (position, height(value)),
+                xytext=shift,
+                textcoords="offset points",
+                ha=across,
+                va=along,
+                fontsize=8,
+            )
+    return height
 
 
 def _learning_curves(findings: Findings) -> Drawing | None:
     results = findings.results
-    curves = list(_curves(findings))
+    curves = list(islice(_curves(findings), _MOST_CURVES))
     if not any(len(points) > 1 for _, points in curves):
         return None
     factors = [finding.factor for finding in findings.effects[:2]]
@@ -233,7 +388,10 @@ def _learning_curves(findings: Findings) -> Drawing | None:
             epochs = [epoch for epoch, _ in points]
             means = [fmean(values) for _, values in points]
             width = 2.6 if each.is_best else 1.2
-            axes.plot(epochs, means, color=colour, lw=width, ls=DASHES[shape], marker="o", ms=3, label=label)
+            (line,) = axes.plot(
+                epochs, means, color=colour, lw=width, ls=DASHES[shape], marker="o", ms=3, label=label
+            )
+            hint(line, [config_hint(each, findings)])
             low, high = [min(values) for _, values in points], [max(values) for _, values in points]
             axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -246,7 +404,8 @@ def _learning_curves(findings: Findings) -> Drawing | None:
 
     bands = "; bands span the replicates" if results.num_replicates > 1 else ""
     thick = " Thick: the best config." if findings.best else ""
-    caption = f"Validation {results.objective.label}, mean over replicates{bands}.{thick}"
+    most = f" The best {_MOST_CURVES} configs." if len(curves) == _MOST_CURVES else ""
+    caption = f"Validation {results.objective.label}, mean over replicates{bands}.{thick}{most}"
     return save("learning_curves", "Learning curves", caption, 3.6, paint)
 
 
@@ -259,116 +418,6 @@ def _curves(findings: Findings) -> Iterator[tuple[ConfigFinding, list[tuple[int,
                 by_epoch.setdefault(epoch, []).append(value)
         if by_epoch:
             yield each, sorted(by_epoch.items())
-
-
-def _simplexes(findings: Findings) -> Iterator[Drawing | None]:
-    paths = dict.fromkeys(factor.path for factor in findings.results.factors if factor.index is not None)
-    for number, path in enumerate(paths):
-        points = [
-            (weights, estimate.value, each)
-            for each in findings.configs
-            if isinstance(weights := each.config.params.get(path), tuple)
-            and (estimate := each.estimates.get("objective"))
-        ]
-        sizes = {len(weights) for weights, _, _ in points}
-        if len(points) < 3 or len(sizes) != 1:
-            continue
-        names = weight_names(sizes.pop(), findings.results.modalities)
-        if len(names) == 2:
-            continue
-        draw_points = _ternary if len(names) == 3 else _pairs
-        yield draw_points(findings, f"weights_{number + 1}", path.split(".", 1)[-1], names, points)
-
-
-def _ternary(findings: Findings, name: str, path: str, names: Sequence[str], points: Points) -> Drawing:
-    corners = ((0.0, 0.0), (1.0, 0.0), (0.5, sqrt(3) / 2))
-
-    def place(weights: Sequence[float]) -> tuple[float, float]:
-        total = sum(weights)
-        return (
-            sum(weight * x for weight, (x, _) in zip(weights, corners, strict=True)) / total,
-            sum(weight * y for weight, (_, y) in zip(weights, corners, strict=True)) / total,
-        )
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.set_axis_off()
-        axes.set_aspect("equal")
-        axes.set_xlim(-0.35, 1.35)
-        for step in (0.2, 0.4, 0.6, 0.8):
-            left, right = [step, 1 - step, 0.0], [step, 0.0, 1 - step]
-            for turn in range(3):
-                ends = [place(end[turn:] + end[:turn]) for end in (left, right)]
-                axes.plot(*zip(*ends, strict=True), color=GRID, lw=0.6, zorder=0)
-            style: dict[str, Any] = {
-                "xytext": (0, -11),
-                "textcoords": "offset points",
-                "ha": "center",
-                "fontsize": 8,
-            }
-            axes.annotate(f"{step:.1f}", place((1 - step, step, 0)), **style)
-        axes.plot(*zip(*corners, corners[0], strict=True), color=INK, lw=1)
-        for corner, label, (align, shift) in zip(
-            corners, names, (("right", (-6, -4)), ("left", (6, -4)), ("center", (0, 6))), strict=True
-        ):
-            axes.annotate(f"all {label}", corner, xytext=shift, textcoords="offset points", ha=align)
-        _coloured(figure, [axes], [[place(weights) for weights, _, _ in points]], findings, points, size=70)
-
-    caption = (
-        "The weights of each config as a point of the simplex: near a corner, that weight is near one; the "
-        f"numbers below the base count {names[1]}. Colour: test {findings.results.objective.label}; "
-        "ringed: the best."
-    )
-    return save(name, f"Where in the simplex of {path}", caption, 4.2, paint)
-
-
-def _pairs(findings: Findings, name: str, path: str, names: Sequence[str], points: Points) -> Drawing:
-    pairs = list(combinations(range(len(names)), 2))
-    columns = 3
-    rows = ceil(len(pairs) / columns)
-
-    def paint(figure: Figure) -> None:
-        grid = figure.subplots(rows, columns, squeeze=False)
-        places = [[(weights[first], weights[second]) for weights, _, _ in points] for first, second in pairs]
-        panels = list(grid.flat[: len(pairs)])
-        for axes, (first, second) in zip(panels, pairs, strict=True):
-            axes.grid(axis="both")
-            axes.plot([0, 1], [1, 0], color=GRID, lw=1, zorder=0)
-            axes.set_aspect("equal")
-            axes.set(xlabel=names[first], ylabel=names[second], xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-            axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
-        for axes in grid.flat[len(pairs) :]:
-            axes.set_axis_off()
-        _coloured(figure, panels, places, findings, points, size=42)
-
-    caption = (
-        "The weights of each config, two at a time; all sum to one, so points lie below the line. "
-        f"Colour: test {findings.results.objective.label}; ringed: the best."
-    )
-    return save(name, f"Where in the simplex of {path}", caption, 2.3 * rows, paint)
-
-
-def _coloured(
-    figure: Figure,
-    panels: Sequence[Any],
-    places: Sequence[Sequence[tuple[float, float]]],
-    findings: Findings,
-    points: Points,
-    size: float,
-) -> None:
-    """Points coloured by the objective, dark to bright as it improves, and one colour bar."""
-    colours = "cividis_r" if findings.results.lower_is_better else "cividis"
-    values = [value for _, value, _ in points]
-    drawn: Any = None
-    for axes, place in zip(panels, places, strict=True):
-        x, y = zip(*place, strict=True)
-        drawn = axes.scatter(x, y, c=values, s=size, cmap=colours, edgecolors=INK, linewidths=0.6, zorder=2)
-        for (x_best, y_best), (_, _, each) in zip(place, points, strict=True):
-            if each.is_best:
-                axes.plot([x_best], [y_best], "o", mfc="none", mec=INK, ms=sqrt(size) * 1.7, mew=1.3)
-    bar = figure.colorbar(drawn, ax=list(panels), shrink=0.8)
-    bar.outline.set_visible(False)
-    bar.set_label(findings.results.objective.label)
 
 
 def _bars(findings: Findings) -> str:

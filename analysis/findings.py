@@ -1,8 +1,11 @@
-"""What a study found: configs with their estimates, and effects of the factors."""
+"""What a study found: configs with their estimates, effects of the factors, trade-offs."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean
+
+import numpy as np
 
 from analysis.estimates import (
     Correlation,
@@ -10,27 +13,58 @@ from analysis.estimates import (
     Estimate,
     Interaction,
     Noise,
+    differs_from_zero,
     estimate_mean,
     estimate_mean_of_configs,
+    holm,
     interaction,
     level_effect,
     pool,
     rank_correlation,
+    resample,
     tied_with_best,
 )
 from analysis.results import Config, Factor, Quantity, Results
+
+_DRAWS = 200
+"""Resampled studies that tell how surely a config is on a front."""
 
 Cells = dict[Hashable, dict[Hashable, list[float]]]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number that the table of configs shows of each config's test split."""
+    """A number that each config has: what the table of configs shows of its test split, or its cost."""
 
     key: str
     title: str
-    decimals: int
-    lower_is_better: bool
+    quantities: tuple[Quantity, ...]
+    """Measured, and summed up; none for the cost."""
+
+    @property
+    def decimals(self) -> int:
+        """Digits to show."""
+        return min((quantity.decimals for quantity in self.quantities), default=1)
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether it improves downwards."""
+        return all(quantity.lower_is_better for quantity in self.quantities)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The values that it can take."""
+        return self.quantities[0].bounds if len(self.quantities) == 1 else (-inf, inf)
+
+    def values(self, config: Config, results: Results) -> dict[str, float]:
+        """By the id of each complete replicate."""
+        if not self.quantities:
+            return {trial.trial_id: trial.device_s for trial in config.complete}
+        return results.total(config, self.quantities)
+
+
+COST = Column("device_s", "device seconds", ())
+"""What a trial costs."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +98,32 @@ class Crossing:
     lines: Factor
     means: Mapping[tuple[Hashable, Hashable], Estimate]
     configs: Mapping[tuple[Hashable, Hashable], Sequence[Config]]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """By how much a score of the product of posteriors exceeds that of their mixture."""
+
+    quantity: Quantity
+    difference: Estimate
+    """Within trials, averaged over configs."""
+
+    p_value: float | None
+    """Holm's correction for all contrasts; None without replicates."""
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A config in the plane of two columns that both matter."""
+
+    finding: ConfigFinding
+    x: Estimate
+    y: Estimate
+    on_front: bool
+    """No other config is better in one and at least as good in the other."""
+
+    attainment: float | None
+    """Share of resampled studies that have it on the front; None without replicates."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +163,15 @@ class Findings:
 
 def find(results: Results) -> Findings:
     """Estimate everything that the report shows."""
-    table = _columns(results)
-    noises = {
-        column.key: pool(values[config.config_hash] for config in results.configs) for column, values in table
+    columns = tuple(_columns(results))
+    table = {
+        column.key: {
+            config.config_hash: list(column.values(config, results).values()) for config in results.configs
+        }
+        for column in columns
     }
-    objective = next((values for column, values in table if column.key == "objective"), {})
+    noises = {column.key: pool(table[column.key].values(), column.bounds) for column in columns}
+    objective = table.get("objective", {})
     noise = noises.get("objective", pool([]))
     ties = _ties(results, objective, noise)
     configs = tuple(
@@ -115,8 +179,7 @@ def find(results: Results) -> Findings:
             number=index + 1,
             config=config,
             estimates={
-                column.key: estimate_mean(values[config.config_hash], noises[column.key])
-                for column, values in table
+                key: estimate_mean(values[config.config_hash], noises[key]) for key, values in table.items()
             },
             is_best=index == 0 and config.validation is not None,
             tied=ties.get(config.config_hash),
@@ -126,7 +189,7 @@ def find(results: Results) -> Findings:
     factors = _factor_findings(results, objective, noise)
     return Findings(
         results=results,
-        columns=tuple(column for column, _ in table),
+        columns=columns,
         configs=configs,
         factors=factors,
         noise=noise,
@@ -135,35 +198,114 @@ def find(results: Results) -> Findings:
     )
 
 
-def _columns(results: Results) -> list[tuple[Column, dict[str, list[float]]]]:
-    """The columns that the study has measured, each with its values by config hash."""
+def estimates(results: Results, quantity: Quantity) -> dict[str, Estimate]:
+    """Each config's mean of a quantity, by config hash, with the noise pooled over all configs."""
+    values = {config.config_hash: results.values(config, quantity) for config in results.configs}
+    noise = pool(values.values(), quantity.bounds)
+    found = {name: estimate_mean(each, noise) for name, each in values.items()}
+    return {name: estimate for name, estimate in found.items() if estimate}
+
+
+def leaders(results: Results, quantity: Quantity) -> set[str]:
+    """Hashes of the config with the best mean of a quantity, and of those that cannot be told from it."""
+    values = {config.config_hash: results.values(config, quantity) for config in results.configs}
+    values = {name: each for name, each in values.items() if each}
+    if len(values) < 2:
+        return set()
+    choose = min if quantity.lower_is_better else max
+    best = choose(values, key=lambda name: fmean(values[name]))
+    others = [name for name in values if name != best]
+    ties = tied_with_best(values[best], [values[name] for name in others], pool(values.values()))
+    return {best} | {name for name, tied in zip(others, ties, strict=True) if tied}
+
+
+def contrasts(results: Results) -> list[Contrast]:
+    """Product against mixture, for each test score that has both and does not tell what was given."""
+    found, noises = [], []
+    for quantity in results.last:
+        other = quantity._replace(posterior="mixture")
+        told = quantity.target in quantity.given.split("+") and quantity.target
+        if quantity.posterior != "product" or quantity.split != "test" or told or other not in results.last:
+            continue
+        first, second = results.last[quantity], results.last[other]
+        differences = {name: first[name] - second[name] for name in first if name in second}
+        ids = [[trial.trial_id for trial in config.complete] for config in results.configs]
+        groups = [[differences[name] for name in each if name in differences] for each in ids]
+        groups = [group for group in groups if group]
+        if groups:
+            noise = pool(groups)
+            found.append((quantity, estimate_mean_of_configs(groups, noise)))
+            noises.append(noise)
+    p_values = [differs_from_zero(each, noise) for (_, each), noise in zip(found, noises, strict=True)]
+    adjusted = iter(holm([p_value for p_value in p_values if p_value is not None]))
+    return [
+        Contrast(quantity, difference, None if p_value is None else next(adjusted))
+        for (quantity, difference), p_value in zip(found, p_values, strict=True)
+    ]
+
+
+def front(findings: Findings, x: Column, y: Column) -> list[FrontPoint]:
+    """The configs that have both columns, and which of them no other beats."""
+    results = findings.results
+    groups: list[tuple[ConfigFinding, list[tuple[float, float]]]] = []
+    for each in findings.configs:
+        first, second = x.values(each.config, results), y.values(each.config, results)
+        pairs = [(first[name], second[name]) for name in first if name in second]
+        if pairs:
+            groups.append((each, pairs))
+    if not groups:
+        return []
+    signs = np.array([1 if column.lower_is_better else -1 for column in (x, y)])
+    means = np.array([np.mean(pairs, axis=0) for _, pairs in groups])
+    on_front = _undominated(means * signs)
+    noises = [
+        pool([[pair[axis] for pair in pairs] for _, pairs in groups], column.bounds)
+        for axis, column in enumerate((x, y))
+    ]
+    attained = None
+    if noises[0].dof:
+        draws = resample([pairs for _, pairs in groups], _DRAWS)
+        attained = np.mean([_undominated(draw * signs) for draw in draws], axis=0)
+    points = []
+    for index, (finding, pairs) in enumerate(groups):
+        first_estimate, second_estimate = (
+            estimate_mean([pair[axis] for pair in pairs], noise) for axis, noise in enumerate(noises)
+        )
+        assert first_estimate is not None
+        assert second_estimate is not None
+        share = None if attained is None else float(attained[index])
+        points.append(FrontPoint(finding, first_estimate, second_estimate, bool(on_front[index]), share))
+    return points
+
+
+def _undominated(points: np.ndarray) -> np.ndarray:
+    """Which points `[point, axis]` no other beats, where smaller is better on both axes."""
+    order = np.lexsort((points[:, 1], points[:, 0]))
+    y = points[order, 1]
+    best_before = np.concatenate([[inf], np.minimum.accumulate(y)[:-1]])
+    mask = np.zeros(len(points), bool)
+    mask[order] = y < best_before
+    return mask
+
+
+def _columns(results: Results) -> Iterator[Column]:
+    """The columns that the study has measured."""
     every = "+".join(sorted(results.modalities))
-    probe, random, loss = (
-        results.find("probe_accuracy", every),
-        results.find("random_coherence"),
-        results.find("loss"),
-    )
-    found: list[tuple[Column, Sequence[Quantity]]] = []
     if results.last.get(results.objective):
-        title = results.objective.label
-        lower = results.lower_is_better
-        found.append((Column("objective", title, results.objective.decimals, lower), (results.objective,)))
+        yield Column("objective", results.objective.label, (results.objective,))
     for key, title, quantity in (
-        ("probe", "joint probe accuracy", probe),
-        ("random", "random coherence", random),
+        ("probe", "joint probe accuracy", results.find("probe_accuracy", every)),
+        ("random", "random coherence", results.find("random_coherence")),
     ):
         if quantity:
-            found.append((Column(key, title, quantity.decimals, lower_is_better=False), (quantity,)))
+            yield Column(key, title, (quantity,))
     targets = [Quantity("reconstruction", target=name) for name in results.modalities]
-    reconstructions = [quantity for quantity in targets if quantity in results.last]
+    reconstructions = tuple(quantity for quantity in targets if quantity in results.last)
     if reconstructions:
-        found.append((Column("reconstruction", "reconstruction", 1, lower_is_better=True), reconstructions))
+        yield Column("reconstruction", "reconstruction", reconstructions)
+    loss = results.find("loss")
     if loss and results.objective.metric != "loss":
-        found.append((Column("loss", "loss", loss.decimals, lower_is_better=True), (loss,)))
-    return [
-        (column, {config.config_hash: results.total(config, quantities) for config in results.configs})
-        for column, quantities in found
-    ]
+        yield Column("loss", "loss", (loss,))
 
 
 def _ties(results: Results, objective: Mapping[str, list[float]], noise: Noise) -> dict[str, bool | None]:

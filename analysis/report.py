@@ -1,16 +1,17 @@
-"""Writes the report of a study: python analysis/report.py RUN
+"""Writes the report of a study, or of several side by side: python analysis/report.py RUN [RUN ...]
 
-Reads RUN/results, study.json, manifest.json and samples/; writes RUN/report/index.html, one
-file that needs no network, report.md with the same numbers, figures/ and tables/configs.csv.
+Reads each RUN's results, study.json, manifest.json and samples/; writes index.html, one file that
+needs no network, report.md with the same numbers, figures/ as SVG and PNG, and tables/: as LaTeX and
+Markdown like the report shows them, as CSV at full precision.
 """
 
 import argparse
 import base64
+import json
 import re
 import shlex
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,44 +23,74 @@ if __package__ in (None, ""):  # run as a script
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analysis import tables
+from analysis import provenance, tables
+from analysis.api import Study, load
 from analysis.drawing import Drawing
 from analysis.figures import draw
-from analysis.findings import Findings, find
-from analysis.results import ReportError, Trial, load
-from analysis.wording import answer, describe, duration, fixed, plural
+from analysis.findings import Findings
+from analysis.reading import ReportError
+from analysis.results import Trial
+from analysis.tables import Table
+from analysis.wording import answer, describe, duration, fixed, plural, plus_minus
 from study.store import StoreError
 
-_MOST_GRIDS = 4
-"""Replicates of the best config whose sample grids are shown."""
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\N{NO-BREAK SPACE}": "~",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "ρ": r"$\rho$",
+    "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
+    "–": "--",
+    "…": r"\ldots{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
 
 
 @dataclass(frozen=True)
 class SampleGrid:
     """The picture of one trial's generated samples."""
 
+    label: str
     trial: Trial
-    file: Path
+
+    @property
+    def name(self) -> str:
+        """Of its copy among the figures."""
+        return f"samples_{self.trial.samples.name}"
 
     @property
     def data_url(self) -> str:
         """The picture itself, as an address within the page."""
-        return f"data:image/png;base64,{base64.b64encode(self.file.read_bytes()).decode()}"
+        return f"data:image/png;base64,{base64.b64encode(self.trial.samples.read_bytes()).decode()}"
 
 
-def write_report(run: Path) -> Path:
-    """Write the report of the run in folder `run`; the path of its index.html.
+def write_report(*runs: Path, out: Path | None = None) -> Path:
+    """Write the report of one run, or of several that are compared; the path of its index.html.
+
+    Args:
+        runs: their folders.
+        out: the report's folder; by default `report` in the run's own, or here for several runs.
 
     Raises:
-        ReportError: if there is nothing that a report could be made of.
+        ReportError: if there is nothing that a report could be made of, or the runs do not compare.
         StoreError: if a results file is damaged.
     """
-    findings = find(load(run))
-    drawings, grids = draw(findings), _sample_grids(findings)
-    folder = run / "report"
-    _write_files(folder, findings, drawings, grids)
-    context = _context(findings, drawings, grids)
-    environment = _environment()
+    study = load(*runs)
+    folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
+    drawings, grids = draw(study.findings, study.importances), _sample_grids(study.findings)
+    environment, shown = _environment(), _shown(study)
+    _write_figures(folder / "figures", drawings, grids)
+    _write_tables(folder / "tables", study, shown, environment)
+    context = _context(study, shown, drawings, grids)
     (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
@@ -68,12 +99,18 @@ def write_report(run: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; its exit code."""
-    parser = argparse.ArgumentParser(prog="report.py", description="Write the report of a study.")
-    parser.add_argument(
-        "run", metavar="RUN", type=Path, help="folder of the study, as given to study/run.py --out"
+    parser = argparse.ArgumentParser(
+        prog="report.py", description="Write the report of a study, or of several side by side."
     )
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="folder of a study, as given to study/run.py --out"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the report (default: RUN/report, for several runs ./report)"
+    )
+    arguments = parser.parse_args(argv)
     try:
-        index = write_report(parser.parse_args(argv).run)
+        index = write_report(*arguments.runs, out=arguments.out)
     except (ReportError, StoreError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -82,54 +119,104 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _sample_grids(findings: Findings) -> list[SampleGrid]:
-    """The best config's pictures, as far as there are any."""
-    trials = findings.best.config.complete if findings.best else ()
-    files = [
-        SampleGrid(trial, findings.results.run / "samples" / f"{trial.trial_id}.png") for trial in trials
+    """Pictures of the best, the median and the worst config, one replicate each, as far as there are any."""
+    drawn = [
+        (finding, pictured[0])
+        for finding in findings.configs
+        if (pictured := [trial for trial in finding.config.complete if trial.samples.is_file()])
     ]
-    return [grid for grid in files if grid.file.is_file()][:_MOST_GRIDS]
+    last = len(drawn) - 1
+    names = {0: "Best", last // 2: "Median", last: "Worst"} if last > 1 else {0: "Best", last: "Worst"}
+    picked = {place: name for place, name in names.items() if 0 <= place <= last} | (
+        {0: "Best"} if drawn else {}
+    )
+    return [
+        SampleGrid(f"{name}: config {drawn[place][0].number}", drawn[place][1])
+        for place, name in sorted(picked.items())
+    ]
 
 
-def _write_files(
-    folder: Path, findings: Findings, drawings: Sequence[Drawing], grids: Sequence[SampleGrid]
-) -> None:
-    """Figures and tables; figures of an earlier report go."""
-    figures, csv_folder = folder / "figures", folder / "tables"
-    for each in (figures, csv_folder):
-        each.mkdir(parents=True, exist_ok=True)
-    for stale in (*figures.glob("*.svg"), *figures.glob("*.png")):
-        stale.unlink()
+def _write_figures(folder: Path, drawings: Sequence[Drawing], grids: Sequence[SampleGrid]) -> None:
+    """All figures; those of an earlier report go."""
+    _clear(folder, "svg", "png")
     for drawing in drawings:
-        (figures / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
+        (folder / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
+        (folder / f"{drawing.name}.png").write_bytes(drawing.png)
     for grid in grids:
-        shutil.copyfile(grid.file, figures / f"samples_{grid.file.name}")
-    tables.write_config_csv(findings, csv_folder / "configs.csv")
+        shutil.copyfile(grid.trial.samples, folder / grid.name)
 
 
-def _context(findings: Findings, drawings: Sequence[Drawing], grids: Sequence[SampleGrid]) -> dict[str, Any]:
+def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environment: Environment) -> None:
+    """All tables; those of an earlier report go."""
+    _clear(folder, "csv", "md", "tex")
+    for table in shown:
+        for kind in ("md", "tex"):
+            text = environment.get_template(f"table.{kind}").render(table=table)
+            (folder / f"{table.name}.{kind}").write_text(text, encoding="utf-8")
+    for name, frame in (
+        ("configs", study.configs.map(_as_json)),
+        ("effects", study.effects().map(_as_json)),
+        ("correlations", study.correlations()),
+        ("importance", study.importance()),
+        ("scores", study.scores()),
+    ):
+        if len(frame):
+            frame.to_csv(folder / f"{name}.csv", index=False)
+
+
+def _clear(folder: Path, *suffixes: str) -> None:
+    """Make the folder, without files of these kinds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in suffixes:
+        for stale in folder.glob(f"*.{suffix}"):
+            stale.unlink()
+
+
+def _as_json(value: object) -> object:
+    """The weights of a simplex as a list that any program reads."""
+    return json.dumps(value) if isinstance(value, tuple) else value
+
+
+def _shown(study: Study) -> list[Table]:
+    """Every table that the report shows and that has rows."""
+    findings = study.findings
+    made = (
+        tables.config_table(findings),
+        tables.effect_table(findings),
+        tables.correlation_table(findings),
+        tables.importance_table(findings, study.importances),
+        tables.coherence_table(findings),
+        tables.probe_table(findings),
+        tables.posterior_table(findings),
+        tables.subset_table(findings),
+        tables.summary_table(findings),
+    )
+    return [table for table in made if table]
+
+
+def _context(
+    study: Study, shown: Sequence[Table], drawings: Sequence[Drawing], grids: Sequence[SampleGrid]
+) -> dict[str, Any]:
     """Everything that the templates show."""
-    results = findings.results
-    best = findings.best
+    findings = study.findings
+    results, best = findings.results, findings.best
+    asked = [run.study for run in results.runs]
     return {
-        "name": results.study.get("study") or results.run.resolve().name,
-        "question": results.study.get("question") or "",
-        "description": (results.study.get("description") or "").strip(),
+        "name": " and ".join(dict.fromkeys(run.name for run in results.runs)),
+        "question": " ".join(dict.fromkeys(each["question"] for each in asked if each.get("question"))),
+        "description": "\n\n".join(dict.fromkeys((each.get("description") or "").strip() for each in asked)),
         "answer": answer(findings),
         "facts": list(_facts(findings)),
         "notes": list(_notes(findings)),
-        "settings": tables.setting_rows(results),
-        "domains": tables.domain_table(results),
-        "fixed_settings": tables.fixed_settings(results),
-        "configs": tables.config_table(findings),
-        "effects": tables.effect_table(findings),
-        "correlations": tables.correlation_table(findings),
+        "settings": provenance.setting_rows(results),
+        "domains": provenance.domain_table(results),
+        "fixed_settings": provenance.fixed_settings(results),
+        "tables": {table.name: table for table in shown},
+        "num_configs": len(findings.configs),
         "drawings": drawings,
         "best": describe(best.config, results) if best else "",
-        "subsets": tables.subset_table(findings),
-        "summary": tables.summary_table(findings),
         "judge": tables.judge_accuracies(findings),
         "grids": grids,
-        "states": Counter(trial.state for trial in results.trials),
         "troubles": [
             (each, trial)
             for each in findings.configs
@@ -140,13 +227,13 @@ def _context(findings: Findings, drawings: Sequence[Drawing], grids: Sequence[Sa
         "num_missing": results.num_missing,
         "has_intervals": bool(findings.noise.dof),
         "dof": findings.noise.dof,
+        "is_share": results.objective.bounds[1] == 1,
         "num_compared": findings.num_compared,
         "objective": results.objective.label,
-        "run": results.run.as_posix(),
-        "quoted_run": shlex.quote(results.run.as_posix()),
-        "queries": tables.queries(results),
-        "command": tables.command(results),
-        "commit": str(results.manifest.get("commit") or ""),
+        "quoted_runs": shlex.join(run.folder.as_posix() for run in results.runs),
+        "queries": provenance.queries(results),
+        "commands": provenance.commands(results),
+        "commit": ", ".join(dict.fromkeys(run.commit for run in results.runs if run.commit)),
     }
 
 
@@ -156,11 +243,7 @@ def _facts(findings: Findings) -> Iterator[tuple[str, str]]:
     decimals = results.objective.decimals
     estimate = best.estimates.get("objective") if best else None
     if estimate:
-        width = "" if estimate.half_width is None else f" ± {fixed(estimate.half_width, decimals)}"
-        yield (
-            f"{fixed(estimate.value, decimals)}{width}",
-            f"test {results.objective.label} of the best config",
-        )
+        yield plus_minus(estimate, decimals), f"test {results.objective.label} of the best config"
     effect = findings.effects[0].effect if findings.effects else None
     if effect:
         width = "" if effect.half_width is None else f" ± {fixed(effect.half_width, decimals)}"
@@ -186,7 +269,8 @@ def _notes(findings: Findings) -> Iterator[str]:
     unfinished = len(results.running) + results.num_missing
     if unfinished:
         ended = len(results.trials)
-        yield f"This study is unfinished: {ended} of its {plural(ended + unfinished, 'trial')} have ended."
+        what = "This study is" if len(results.runs) == 1 else "These studies are"
+        yield f"{what} unfinished: {ended} of {plural(ended + unfinished, 'trial')} have ended."
     lost = sum(not trial.is_complete for trial in results.trials)
     if lost:
         count = f"{plural(lost, 'trial')} did not complete and {'does' if lost == 1 else 'do'} not count"
@@ -196,8 +280,16 @@ def _notes(findings: Findings) -> Iterator[str]:
             "No config has two complete replicates, so the noise between seeds is unknown and configs "
             "have no intervals."
         )
-    if results.manifest.get("dirty"):
-        yield "The code had uncommitted changes when the study started."
+    for path, others in results.aliases.items():
+        if others:
+            yield (
+                f"The runs that differ in {path} differ in {', '.join(others)} as well: whatever is said of "
+                f"{results.swept[path]} may be due to any of these."
+            )
+    for run in results.runs:
+        if run.manifest.get("dirty"):
+            which = "the study" if len(results.runs) == 1 else run.label
+            yield f"The code had uncommitted changes when {which} started."
 
 
 def _environment() -> Environment:
@@ -208,7 +300,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"rich": _rich, "plain": _plain, "raw": Markup, "indented": _indented}
+    environment.filters |= {
+        "rich": _rich,
+        "plain": _plain,
+        "latex": _latex,
+        "raw": Markup,
+        "indented": _indented,
+    }
     environment.globals["plural"] = plural
     return environment
 
@@ -224,6 +322,11 @@ def _plain(text: str) -> str:
     """Text that Markdown shows as it is, also within a table."""
     escaped = re.sub(r"([\\`*_|\[\]<>])", r"\\\1", str(text))
     return " ".join(escaped.split())
+
+
+def _latex(text: str) -> str:
+    """Text that LaTeX shows as it is."""
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _indented(text: str) -> str:

@@ -1,21 +1,19 @@
-"""The report's tables, independent of how they are written: HTML and Markdown show the same cells."""
+"""The report's tables, independent of how they are written: HTML, Markdown and LaTeX show the same cells."""
 
-import csv
-import json
-import re
-import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from analysis.estimates import Estimate, estimate_mean, pool
-from analysis.findings import ConfigFinding, FactorFinding, Findings
-from analysis.results import Quantity, Results, level_label, weight_names
-from analysis.wording import fixed, p_text, plural, signed
+from analysis.estimates import Estimate
+from analysis.findings import ConfigFinding, FactorFinding, Findings, contrasts, estimates, leaders
+from analysis.importance import Importance
+from analysis.results import Quantity, level_label, weight_names
+from analysis.wording import fixed, p_text, plural, plus_minus, signed
+
+_MOST_COMPARED = 30
+"""Configs that a table by subset shows, best first; tables/scores.csv has all."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class Cell:
     share: float | None = None
     span: int = 1
     muted: bool = False
+    bold: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,10 @@ class Row:
 class Table:
     """Titles of the columns, optionally under groups of (title, number of columns), and rows."""
 
+    name: str
+    """Of its files."""
+
+    caption: str
     titles: tuple[str, ...]
     rows: tuple[Row, ...]
     groups: tuple[tuple[str, int], ...] = ()
@@ -53,74 +56,21 @@ class Table:
         groups = [title for title, span in self.groups for _ in range(span)] or [""] * len(self.titles)
         return [", ".join(filter(None, pair)) for pair in zip(groups, self.titles, strict=True)]
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last column, counted from one, of each group that has a title."""
+        spans, first = [], 1
+        for title, span in self.groups:
+            if title:
+                spans.append((first, first + span - 1))
+            first += span
+        return spans
 
-def setting_rows(results: Results) -> list[tuple[str, str]]:
-    """What was asked and run, as pairs of label and text; only what is known."""
-    study, manifest = results.study, results.manifest
-    base, hardware = study.get("base") or {}, manifest.get("hardware") or {}
-    data = manifest.get("data") or {}
-    planned, replicates = study.get("trials"), study.get("replicates")
-    budget = (
-        f"{plural(planned, 'config')} × {plural(replicates, 'replicate')}" if planned and replicates else ""
-    )
-    epochs = (base.get("training") or {}).get("epochs")
-    commit = str(manifest.get("commit") or "")
-    direction = "lower" if results.lower_is_better else "higher"
-    versions = (f"{name} {version}" for name, version in (manifest.get("versions") or {}).items())
-    digest = f" · digest {data['digest']}" if data.get("digest") else ""
-    started = str(study.get("started_at") or manifest.get("started_at") or "")
-    pairs = [
-        ("Space", study.get("space")),
-        ("Budget", budget + (f", {plural(epochs, 'epoch')} each" if budget and epochs else "")),
-        ("Sampler", study.get("sampler")),
-        ("Preset", study.get("preset")),
-        ("Seed", study.get("seed")),
-        ("Data set", str(data.get("name") or (base.get("data") or {}).get("name") or "") + digest),
-        ("Modalities", ", ".join(results.modalities)),
-        ("Judged by", f"validation {results.objective.label} after the last epoch, {direction} is better"),
-        ("Hardware", _hardware(hardware)),
-        ("Versions", " · ".join(versions)),
-        ("Commit", commit + (" with uncommitted changes" if commit and manifest.get("dirty") else "")),
-        ("Started", re.sub(r"T(\d\d:\d\d).*(?:\+00:00|Z)$", r" \1 UTC", started)),
-    ]
-    return [(label, str(text)) for label, text in pairs if text not in (None, "")]
-
-
-def domain_table(results: Results) -> Table | None:
-    """The space: each swept field and its values."""
-    domains = results.study.get("domains") or {}
-    if not domains:
-        return None
-    rows = []
-    for path, domain in domains.items():
-        options = domain.get("options")
-        rest = {
-            key: value
-            for key, value in domain.items()
-            if key not in ("type", "options") and value is not False
-        }
-        values = ", ".join(
-            level_label(tuple(each) if isinstance(each, list) else each) for each in options or ()
-        )
-        values = values or ", ".join(f"{key} {level_label(value)}" for key, value in rest.items())
-        rows.append(Row((Cell(path, "code"), Cell(str(domain.get("type", ""))), Cell(values))))
-    return Table(("swept field", "domain", "values"), tuple(rows))
-
-
-def fixed_settings(results: Results) -> Table | None:
-    """Every field that all trials share."""
-    swept = {factor.path for factor in results.factors}
-    rows = [
-        Row(
-            (
-                Cell(path, "code"),
-                Cell(json.dumps(value) if isinstance(value, (list, dict)) else level_label(value)),
-            )
-        )
-        for path, value in _leaves(results.study.get("base") or {})
-        if path != "seed" and not any(path == other or path.startswith(f"{other}.") for other in swept)
-    ]
-    return Table(("field", "value"), tuple(rows)) if rows else None
+    @property
+    def alignment(self) -> str:
+        """LaTeX's letter for each column: numbers to the right."""
+        cells = self.rows[0].cells
+        return "".join(("r" if cell.kind in ("number", "count") else "l") * cell.span for cell in cells)
 
 
 def config_table(findings: Findings) -> Table | None:
@@ -131,65 +81,39 @@ def config_table(findings: Findings) -> Table | None:
     rows = []
     for each in findings.configs:
         mark = "best" if each.is_best else "tied" if each.tied else ""
-        params = [each.config.params.get(path) for path in results.swept]
         validation = each.config.validation
         decimals = results.objective.decimals
         validated = "–" if validation is None else fixed(validation, decimals)
         cells = [
-            Cell(str(each.number), "number", each.number),
-            *(_swept_cell(value) for value in params),
+            *_config_cells(findings, each),
             Cell(mark, sort={"best": 0, "tied": 1}.get(mark, 2)),
             Cell(validated, "number", validation),
             *(_estimate_cell(each.estimates[column.key], column.decimals) for column in findings.columns),
             _replicates_cell(each, results.num_replicates),
-            _seconds_cell(each),
+            Cell(fixed(each.config.device_s, 1), "number", each.config.device_s),
         ]
         rows.append(Row(tuple(cells), each.is_best))
-    swept = [_swept_title(findings, path, name) for path, name in results.swept.items()]
     measured = [
         column.title + ("\N{NO-BREAK SPACE}↓" if column.lower_is_better else "")
         for column in findings.columns
     ]
+    config_titles = _config_titles(findings)
     titles = (
-        "#",
-        *swept,
+        *config_titles,
         "best",
         results.objective.label,
         *measured,
         "complete",
         "device\N{NO-BREAK SPACE}s",
     )
-    groups = [("", len(swept) + 2), ("validation", 1), ("test split", len(measured)), ("replicates", 2)]
-    return Table(titles, tuple(rows), tuple(group for group in groups if group[1]), sortable=True)
-
-
-def write_config_csv(findings: Findings, path: Path) -> None:
-    """The table of configs with full precision, one row a config."""
-    paths = list(findings.results.swept)
-    measured = [(column.key, end) for column in findings.columns for end in ("", "_low", "_high")]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        names = ["number", "config_hash", *paths, "best", "tied_with_best", "validation_objective"]
-        names += [f"test_{key}{end}" for key, end in measured]
-        writer.writerow([*names, "complete_replicates", "states", "device_s"])
-        for each in findings.configs:
-            ends = {"": "value", "_low": "low", "_high": "high"}
-            numbers = [getattr(each.estimates[key], ends[end], None) for key, end in measured]
-            values = [each.config.params.get(path) for path in paths]
-            writer.writerow(
-                [
-                    each.number,
-                    each.config.config_hash,
-                    *(json.dumps(value) if isinstance(value, tuple) else value for value in values),
-                    each.is_best,
-                    each.tied,
-                    each.config.validation,
-                    *numbers,
-                    len(each.config.complete),
-                    _states(each),
-                    sum(trial.device_s for trial in each.config.trials),
-                ]
-            )
+    groups = [
+        ("", len(config_titles) + 1),
+        ("validation", 1),
+        ("test split", len(measured)),
+        ("replicates", 2),
+    ]
+    shown = tuple(group for group in groups if group[1])
+    return Table("configs", "All configs, best first", titles, tuple(rows), shown, sortable=True)
 
 
 def effect_table(findings: Findings) -> Table | None:
@@ -197,7 +121,8 @@ def effect_table(findings: Findings) -> Table | None:
     decimals = findings.results.objective.decimals
     rows = [Row(tuple(_effect_cells(finding, decimals))) for finding in findings.effects]
     titles = ("factor", "mean of each level", "best level", "worst level", "effect", "p", "compared")
-    return Table(titles, tuple(rows)) if rows else None
+    caption = f"Effects on test {findings.results.objective.label}"
+    return Table("effects", caption, titles, tuple(rows)) if rows else None
 
 
 def correlation_table(findings: Findings) -> Table | None:
@@ -214,7 +139,84 @@ def correlation_table(findings: Findings) -> Table | None:
         for finding in findings.correlations
         if finding.correlation
     ]
-    return Table(("factor", "Spearman's ρ", "p", "configs"), tuple(rows)) if rows else None
+    caption = f"Rank correlations with test {findings.results.objective.label}"
+    titles = ("factor", "Spearman's ρ", "p", "configs")
+    return Table("correlations", caption, titles, tuple(rows)) if rows else None
+
+
+def importance_table(findings: Findings, importances: Sequence[Importance]) -> Table | None:
+    """One row a swept field, most important first."""
+    rows = []
+    for each in importances:
+        interval = (
+            "n/a"
+            if each.low is None or each.high is None
+            else f"{fixed(each.low, 2)} to {fixed(each.high, 2)}"
+        )
+        rows.append(
+            Row(
+                (
+                    Cell(each.name, "code"),
+                    Cell(fixed(each.share, 2), "number"),
+                    Cell(interval, "number"),
+                    Cell(fixed(each.total, 2), "number"),
+                )
+            )
+        )
+    caption = f"Importance for test {findings.results.objective.label}"
+    titles = ("field", "share of variance", "95 % interval", "with interactions")
+    return Table("importance", caption, titles, tuple(rows)) if rows else None
+
+
+def coherence_table(findings: Findings) -> Table | None:
+    """One row a config: random coherence, and of each target that of every subset that lacks it."""
+    modalities = findings.results.modalities
+    targets = [
+        (
+            target,
+            [
+                Quantity("coherence", _posterior(subset), "+".join(sorted(subset)), target)
+                for subset in _subsets(modalities)
+                if target not in subset
+            ],
+        )
+        for target in modalities
+    ]
+    random = findings.results.find("random_coherence")
+    groups = [("", [random])] if random else []
+    groups += [(f"→ {target}", quantities) for target, quantities in targets]
+    return _by_subset(findings, "coherence", "Coherence of what is generated", groups)
+
+
+def probe_table(findings: Findings) -> Table | None:
+    """One row a config: the accuracy of a linear probe on the content of every subset."""
+    quantities = [
+        Quantity("probe_accuracy", _posterior(subset), "+".join(sorted(subset)))
+        for subset in _subsets(findings.results.modalities)
+    ]
+    return _by_subset(findings, "probe_accuracy", "Accuracy of a linear probe", [("probed", quantities)])
+
+
+def posterior_table(findings: Findings) -> Table | None:
+    """One row a score: the product of the posteriors against their mixture, paired by trial."""
+    rows = []
+    for contrast in sorted(
+        contrasts(findings.results), key=lambda each: each.quantity.metric != "mean_coherence"
+    ):
+        quantity, difference = contrast.quantity, contrast.difference
+        given = f" given {quantity.given}" if quantity.given else ""
+        target = f" of {quantity.target}" if quantity.target else ""
+        width = "" if difference.half_width is None else f" ± {fixed(difference.half_width, 3)}"
+        p_value = "–" if contrast.p_value is None else p_text(contrast.p_value)
+        cells = (
+            Cell(quantity.metric.replace("_", " ") + target + given),
+            Cell(f"{signed(difference.value, 3)}{width}", "number", difference.value),
+            Cell(p_value, "number", contrast.p_value),
+        )
+        rows.append(Row(cells))
+    titles = ("score", "product − mixture", "p")
+    caption = "Product against mixture of the posteriors"
+    return Table("posteriors", caption, titles, tuple(rows), sortable=True) if rows else None
 
 
 def subset_table(findings: Findings) -> Table | None:
@@ -239,17 +241,22 @@ def subset_table(findings: Findings) -> Table | None:
         for metric, target in kinds:
             posteriors = ("product", "mixture") if len(subset) > 1 else ("",)
             for posterior in posteriors:
-                quantity = Quantity(metric, posterior, given, target)
-                cells.append(
-                    _share_cell(findings, best, quantity, 2 // len(posteriors), muted=target in subset)
-                )
+                estimate = _estimate_of(findings, best, Quantity(metric, posterior, given, target))
+                span, muted = 2 // len(posteriors), target in subset
+                if estimate is None:
+                    cells.append(Cell("–", "number", span=span))
+                else:
+                    text = _in_brackets(estimate, 3)
+                    share = min(1.0, max(0.0, estimate.value))
+                    cells.append(Cell(text, "number", estimate.value, share, span, muted))
         rows.append(Row(tuple(cells)))
     groups = [
         ("", 1),
         *((f"coherence → {target}", 2) for target in targets),
         *([("probe accuracy", 2)] * probed),
     ]
-    return Table(("given", *("product", "mixture") * len(kinds)), tuple(rows), tuple(groups))
+    titles = ("given", *("product", "mixture") * len(kinds))
+    return Table("best_subsets", "The best config, given a subset", titles, tuple(rows), tuple(groups))
 
 
 def summary_table(findings: Findings) -> Table | None:
@@ -271,12 +278,13 @@ def summary_table(findings: Findings) -> Table | None:
     wanted.sort(key=position)
     rows = []
     for quantity in wanted:
-        estimate = _pooled(findings, best, quantity)
+        estimate = _estimate_of(findings, best, quantity)
         if estimate:
             name = quantity.label + (f" of {quantity.target}" if quantity.target else "")
             text = _in_brackets(estimate, quantity.decimals)
             rows.append(Row((Cell(name), Cell(text, "number"))))
-    return Table(("test split", "mean (standard error)"), tuple(rows)) if rows else None
+    titles = ("test split", "mean (standard error)")
+    return Table("best_summary", "The best config, everything else", titles, tuple(rows)) if rows else None
 
 
 def judge_accuracies(findings: Findings) -> list[tuple[str, str]]:
@@ -289,19 +297,45 @@ def judge_accuracies(findings: Findings) -> list[tuple[str, str]]:
     return [(target, fixed(fmean(each), 3)) for target, each in values if each]
 
 
-def command(results: Results) -> str:
-    """The command line that started the study, if it is known."""
-    argv = results.study.get("command") or results.manifest.get("command") or ""
-    words = shlex.split(argv) if isinstance(argv, str) else [str(word) for word in argv]
-    if words and words[0].endswith(".py"):
-        words.insert(0, "python")
-    return shlex.join(words)
+def _by_subset(
+    findings: Findings, name: str, caption: str, groups: Sequence[tuple[str, Sequence[Quantity]]]
+) -> Table | None:
+    """One row a config under groups of quantities; bold: the best of a column, and what is tied with it."""
+    measured = [
+        (title, [quantity for quantity in quantities if findings.results.last.get(quantity)])
+        for title, quantities in groups
+    ]
+    columns = [quantity for _, quantities in measured for quantity in quantities]
+    if not any(quantity.metric == name for quantity in columns):
+        return None
+    found = [(quantity, estimates(findings.results, quantity)) for quantity in columns]
+    bold = [leaders(findings.results, quantity) for quantity in columns]
+    rows = []
+    for each in findings.configs[:_MOST_COMPARED]:
+        config_hash = each.config.config_hash
+        cells = [
+            _bracket_cell(by_config.get(config_hash), quantity, bold=config_hash in leading)
+            for (quantity, by_config), leading in zip(found, bold, strict=True)
+        ]
+        rows.append(Row((*_config_cells(findings, each), *cells)))
+    config_titles = _config_titles(findings)
+    titles = (*config_titles, *(quantity.given or "random" for quantity in columns))
+    shown = [
+        ("", len(config_titles)),
+        *((title, len(quantities)) for title, quantities in measured if quantities),
+    ]
+    return Table(name, caption, titles, tuple(rows), tuple(shown), sortable=True)
+
+
+def _posterior(subset: Sequence[str]) -> str:
+    """Several modalities are taken as their product; one has but one posterior."""
+    return "product" if len(subset) > 1 else ""
 
 
 def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
     effect = finding.effect
     assert effect is not None
-    means = (f"{level_label(mean.level)}: {_plus_minus(mean.estimate, decimals)}" for mean in effect.levels)
+    means = (f"{level_label(mean.level)}: {plus_minus(mean.estimate, decimals)}" for mean in effect.levels)
     unbroken = (mean.replace(" ", "\N{NO-BREAK SPACE}") for mean in means)
     width = "n/a (one replicate)" if effect.half_width is None else f"± {fixed(effect.half_width, decimals)}"
     yield Cell(finding.factor.name, "code")
@@ -317,25 +351,15 @@ def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
         yield Cell(f"within {plural(effect.best.num_configs, 'setting')}{left_out}")
 
 
-def _hardware(hardware: Mapping[str, Any]) -> str:
-    gpus = [
-        each if isinstance(each, str) else str(each.get("name", each)) for each in hardware.get("gpus") or []
-    ]
-    parts = [
-        hardware.get("cpu"),
-        f"{hardware['cores']} cores" if hardware.get("cores") else None,
-        f"{hardware['memory_gib']:.0f} GiB memory" if hardware.get("memory_gib") else None,
-        (", ".join(gpus) or "no GPU") if "gpus" in hardware else None,
-    ]
-    return " · ".join(str(part) for part in parts if part)
+def _config_titles(findings: Findings) -> list[str]:
+    """Titles of the columns that tell a config: its number and its swept fields."""
+    return ["#", *(_swept_title(findings, path, name) for path, name in findings.results.swept.items())]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
+def _config_cells(findings: Findings, finding: ConfigFinding) -> list[Cell]:
+    """A config's number and its swept fields."""
+    params = (finding.config.params.get(path) for path in findings.results.swept)
+    return [Cell(str(finding.number), "number", finding.number), *map(_swept_cell, params)]
 
 
 def _swept_title(findings: Findings, path: str, name: str) -> str:
@@ -353,13 +377,6 @@ def _swept_cell(value: object) -> Cell:
     return Cell(level_label(value), "word", None if value is None else level_label(value))
 
 
-def _states(finding: ConfigFinding) -> str:
-    states = Counter(trial.state for trial in finding.config.trials)
-    return ", ".join(
-        name if len(states) == 1 else f"{count} {name}" for name, count in sorted(states.items())
-    )
-
-
 def _replicates_cell(finding: ConfigFinding, planned: int) -> Cell:
     """How many completed, and what became of the others."""
     complete = len(finding.config.complete)
@@ -368,21 +385,17 @@ def _replicates_cell(finding: ConfigFinding, planned: int) -> Cell:
     return Cell(f"{complete} of {max(planned, len(finding.config.trials))}{states}", "count", complete)
 
 
-def _seconds_cell(finding: ConfigFinding) -> Cell:
-    seconds = fmean(trial.device_s for trial in finding.config.trials)
-    return Cell(fixed(seconds, 1), "number", seconds)
-
-
-def _plus_minus(estimate: Estimate, decimals: int) -> str:
-    width = "" if estimate.half_width is None else f" ± {fixed(estimate.half_width, decimals)}"
-    return fixed(estimate.value, decimals) + width
-
-
 def _estimate_cell(estimate: Estimate | None, decimals: int) -> Cell:
     if estimate is None:
         return Cell("–", "number")
-    text = _plus_minus(estimate, decimals) + (" ± n/a" if estimate.half_width is None else "")
+    text = plus_minus(estimate, decimals) + (" ± n/a" if estimate.half_width is None else "")
     return Cell(text, "number", estimate.value)
+
+
+def _bracket_cell(estimate: Estimate | None, quantity: Quantity, *, bold: bool) -> Cell:
+    if estimate is None:
+        return Cell("–", "number")
+    return Cell(_in_brackets(estimate, quantity.decimals), "number", estimate.value, bold=bold)
 
 
 def _subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -390,37 +403,11 @@ def _subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield from combinations(modalities, size)
 
 
-def _pooled(findings: Findings, finding: ConfigFinding, quantity: Quantity) -> Estimate | None:
+def _estimate_of(findings: Findings, finding: ConfigFinding, quantity: Quantity) -> Estimate | None:
     """A config's mean, its standard error from the variance pooled over all configs."""
-    results = findings.results
-    noise = pool(results.values(config, quantity) for config in results.configs)
-    return estimate_mean(results.values(finding.config, quantity), noise)
+    return estimates(findings.results, quantity).get(finding.config.config_hash)
 
 
 def _in_brackets(estimate: Estimate, decimals: int) -> str:
     error = "n/a" if estimate.standard_error is None else fixed(estimate.standard_error, decimals)
     return f"{fixed(estimate.value, decimals)} ({error})"
-
-
-def _share_cell(
-    findings: Findings, finding: ConfigFinding, quantity: Quantity, span: int, *, muted: bool
-) -> Cell:
-    estimate = _pooled(findings, finding, quantity)
-    if estimate is None:
-        return Cell("–", "number", span=span)
-    share = min(1.0, max(0.0, estimate.value))
-    return Cell(_in_brackets(estimate, 3), "number", estimate.value, share, span, muted)
-
-
-def queries(results: Results) -> str:
-    """Lines of Python that read the two Parquet tables."""
-    folder = f"{results.run.as_posix()}/results"
-    trials, parts = json.dumps(f"{folder}/trials"), json.dumps(f"{folder}/trials/*.parquet")
-    sql = f"SELECT * FROM '{folder}/measurements/*.parquet' WHERE metric = '{results.objective.metric}'"
-    return "\n".join(
-        (
-            f"import pandas; pandas.read_parquet({trials})",
-            f"import polars; polars.read_parquet({parts})",
-            f"import duckdb; duckdb.sql({json.dumps(sql)})",
-        )
-    )

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from analysis.estimates import CONFIDENCE, Estimate
-from analysis.findings import Findings
+from analysis.findings import ConfigFinding, Findings
 from analysis.results import Config, Factor, Results, level_label, weight_names
 
 
@@ -32,14 +32,12 @@ def _best_sentences(findings: Findings) -> list[str]:
     if estimate is None:
         return [f"{sentence}; it has no {results.objective.label} on the test split."]
     label, replicates = results.objective.label, plural(len(best.config.complete), "replicate")
-    number = fixed(estimate.value, results.objective.decimals)
-    sentence += f": on the test split its {label} is **{number}"
-    if estimate.half_width is None:
-        return [f"{sentence}** ({replicates}; an interval needs at least two replicates of a config)."]
-    sentence += (
-        f" ± {fixed(estimate.half_width, results.objective.decimals)}** ({interval(estimate, results)}; "
-    )
-    return [f"{sentence}{replicates}).", *_tie_sentence(findings)]
+    decimals = results.objective.decimals
+    sentence += f": on the test split its {label} is **{plus_minus(estimate, decimals)}**"
+    if estimate.low is None or estimate.high is None:
+        return [f"{sentence} ({replicates}; an interval needs at least two replicates of a config)."]
+    bounds = f"95 % interval {fixed(estimate.low, decimals)} to {fixed(estimate.high, decimals)}"
+    return [f"{sentence} ({bounds}; {replicates}).", *_tie_sentence(findings)]
 
 
 def _tie_sentence(findings: Findings) -> list[str]:
@@ -131,9 +129,8 @@ def _cost_sentences(findings: Findings) -> list[str]:
     device_s = sum(trial.device_s for trial in trials)
     devices = sorted({trial.device for trial in trials if trial.device})
     on = f" on {', '.join(map(code, devices))}" if devices else ""
-    num_configs = max(len(results.configs), int(results.study.get("trials") or 0))
     return [
-        f"{plural(num_configs, 'config')} × {plural(results.num_replicates, 'replicate')}: "
+        f"{plural(results.num_configs, 'config')} × {plural(results.num_replicates, 'replicate')}: "
         f"{plural(len(trials), 'ended trial')} took {duration(device_s)} of device time{on}."
     ]
 
@@ -146,6 +143,14 @@ def describe(config: Config, results: Results) -> str:
         if config.params.get(path) is not None
     ]
     return ", ".join(parts) or "the space's base"
+
+
+def config_hint(finding: ConfigFinding, findings: Findings) -> str:
+    """A config in one line, for the pointer: "config 3: beta = 2.5; mean coherence 0.774 ± 0.118"."""
+    objective, label = finding.estimates.get("objective"), findings.results.objective.label
+    fields = describe(finding.config, findings.results).replace("`", "")
+    number = f"; {label} {plus_minus(objective, findings.results.objective.decimals)}" if objective else ""
+    return f"config {finding.number}: {fields}{number}"
 
 
 def _value(value: object, results: Results) -> str:
@@ -161,12 +166,14 @@ def code(text: str) -> str:
     return f"`{' '.join(text.replace('`', '').split())}`"
 
 
-def interval(estimate: Estimate, results: Results) -> str:
-    """The interval in words, or why there is none."""
-    if estimate.low is None or estimate.high is None:
-        return "n/a (one replicate)"
-    decimals = results.objective.decimals
-    return f"95 % interval {fixed(estimate.low, decimals)} to {fixed(estimate.high, decimals)}"
+def plus_minus(estimate: Estimate, decimals: int) -> str:
+    """A mean and its interval: 0.774 ± 0.118, or 0.994 [0.870, 1.000] where that is cut off at a bound."""
+    value = fixed(estimate.value, decimals)
+    if estimate.half_width is None or estimate.low is None or estimate.high is None:
+        return value
+    if estimate.is_cut:
+        return f"{value} [{fixed(estimate.low, decimals)}, {fixed(estimate.high, decimals)}]"
+    return f"{value} ± {fixed(estimate.half_width, decimals)}"
 
 
 def fixed(value: float, decimals: int) -> str:

@@ -3,13 +3,17 @@
 A run's folder has `results/trials/<trial_id>.parquet`, one row, written when the trial has ended, and
 `results/measurements/<trial_id>.parquet`, one row a score. Each file has one writer at a time and
 appears whole: it is written under a temporary name and renamed. So a crash loses no finished number.
+Once a folder holds very many files, reading it leaves a hidden snapshot beside it, which may be deleted.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -91,6 +95,13 @@ _METADATA = {
     b"mmjsd.units": json.dumps(UNITS, sort_keys=True).encode(),
     b"mmjsd.lower_is_better": json.dumps(sorted(LOWER_IS_BETTER)).encode(),
 }
+
+
+_MANY = 1000
+"""So many files take longer to open than to read, so that `read` keeps a snapshot of them all beside them."""
+
+_SNAPSHOT_OF = b"mmjsd.snapshot_of"
+"""Metadata of a snapshot: a digest of the names, sizes and times of the files that it holds."""
 
 
 class StoreError(ValueError):
@@ -193,34 +204,74 @@ def _aligned(tables: Sequence[pa.Table]) -> list[pa.Table]:
     return aligned
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def _write(table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] = MappingProxyType({})) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table.replace_schema_metadata(_METADATA), temporary)
+    pq.write_table(table.replace_schema_metadata({**_METADATA, **metadata}), temporary)
     os.replace(temporary, path)
 
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
-    tables = [_read_file(path, schema) for path in sorted(folder.glob("*.parquet"))]
+    """All files of a table; where they are many, from a snapshot if none has changed since it was made."""
+    paths = sorted(folder.glob("*.parquet"), key=str)
+    if len(paths) < _MANY:
+        return _encoded(_read_files(paths, schema), schema)
+    snapshot = folder.with_name(f".{folder.name}.snapshot")
+    states = [(path.name, state.st_size, state.st_mtime_ns) for path in paths if (state := path.stat())]
+    digest = hashlib.sha256(repr(states).encode()).hexdigest().encode()
+    with suppress(OSError, KeyError, pa.ArrowException):
+        file = pq.ParquetFile(snapshot, read_dictionary=_repeated(schema))
+        if (file.schema_arrow.metadata or {})[_SNAPSHOT_OF] == digest:
+            return file.read().replace_schema_metadata(_METADATA)
+    table = _encoded(_read_files(paths, schema), schema)
+    with suppress(OSError):  # the folder may be someone else's
+        _write(table, snapshot, {_SNAPSHOT_OF: digest})
+    return table
+
+
+def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
+    tables = [_read_file(path, schema) for path in paths]
     if not tables:
         return schema.empty_table().replace_schema_metadata(_METADATA)
+    if all(table.schema.equals(tables[0].schema) for table in tables):
+        return pa.concat_tables(tables)
     return pa.concat_tables(_aligned(tables), promote_options="permissive")
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume"
         ) from error
-    missing = [name for name in schema.names if name not in table.column_names]
-    if missing:
-        raise StoreError(f"{path} is not a results file of this schema: it lacks {', '.join(missing)}")
-    version = (table.schema.metadata or {}).get(b"mmjsd.schema_version", b"none").decode()
-    if version != SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema version {version}; expected {SCHEMA_VERSION}")
+    version = (table.schema.metadata or {}).get(b"mmjsd.schema_version", b"").decode()
+    if version and version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}; expected {SCHEMA_VERSION}: "
+            "read it with the commit that manifest.json names, or train again into a new folder"
+        )
+    found = set(table.column_names)
+    missing = [name for name in schema.names if name not in found]
+    if missing or not version:
+        lacks = f"lacks {', '.join(missing)}" if missing else "has no schema version"
+        raise StoreError(f"{path} is not a results file: it {lacks}; move it out of the folder")
     return table
+
+
+def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in one piece, and with repeated texts as codes and a dictionary."""
+    table = table.combine_chunks()
+    for name in _repeated(schema):
+        table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+    return table
+
+
+def _repeated(schema: pa.Schema) -> list[str]:
+    """Columns of few different texts: those of the measurements."""
+    return (
+        [field.name for field in schema if pa.types.is_string(field.type)] if schema is MEASUREMENTS else []
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,30 +3,20 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from math import sqrt
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
-from analysis.estimates import (
-    estimate_mean,
-    holm,
-    interaction,
-    level_effect,
-    pool,
-    rank_correlation,
-    tied_with_best,
-)
 from analysis.findings import Findings, find
+from analysis.reading import ReportError, load
 from analysis.report import main, write_report
-from analysis.results import ReportError, load
 from analysis.tables import config_table
 from analysis.wording import answer
+from study import store
+from tests import synthetic
 from tests.synthetic import TEST_GAP, grid, write_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,161 +73,6 @@ def report(run):
     assert len(ids) == len(set(ids))
     assert (run / "report" / "report.md").exists()
     return page
-
-
-# Estimates: laws, numbers worked by hand, oracles
-
-
-def test_pooled_noise_matches_numbers_worked_by_hand():
-    noise = pool([[1.0, 3.0], [2.0, 2.0, 5.0], [7.0], []])
-    assert (noise.variance, noise.dof) == (pytest.approx(8 / 3), 3)
-
-
-def test_pooled_noise_is_the_mean_square_error_of_an_anova():
-    groups = np.random.default_rng(0).normal(size=(5, 3))
-    between = 3 * groups.mean(1).var(ddof=1)
-    assert between / pool(groups.tolist()).variance == pytest.approx(stats.f_oneway(*groups).statistic)
-
-
-def test_interval_of_a_mean_matches_numbers_worked_by_hand():
-    # Squares 0.02 + 0.02 over 2 degrees of freedom: variance 0.02, standard error 0.1, t 4.302653.
-    noise = pool([[0.5, 0.7], [0.2, 0.4]])
-    estimate = estimate_mean([0.5, 0.7], noise)
-    assert estimate is not None
-    assert estimate.standard_error == pytest.approx(0.1)
-    assert (estimate.low, estimate.high) == pytest.approx((0.6 - 0.4302653, 0.6 + 0.4302653))
-
-
-def test_interval_of_a_mean_is_unknown_without_replicates():
-    estimate = estimate_mean([0.5], pool([[0.5], [0.7]]))
-    assert estimate is not None
-    assert (estimate.value, estimate.half_width) == (0.5, None)
-    assert estimate_mean([], pool([[0.5, 0.6]])) is None
-
-
-def test_effect_of_two_levels_is_the_t_test():
-    a, b = [0.61, 0.64, 0.59], [0.52, 0.55, 0.50]
-    effect = level_effect({"a": {(): a}, "b": {(): b}}, pool([a, b]))
-    oracle = stats.ttest_ind(a, b)
-    low, high = oracle.confidence_interval()
-    assert effect.difference == pytest.approx(fmean(a) - fmean(b))
-    assert effect.half_width == pytest.approx((high - low) / 2)
-    assert effect.p_value == pytest.approx(oracle.pvalue)
-
-
-def test_effect_of_more_levels_is_tukeys_honest_difference():
-    groups = np.random.default_rng(1).normal([[0.0], [0.4], [1.5]], 0.5, (3, 4))
-    effect = level_effect(
-        {name: {(): row.tolist()} for name, row in enumerate(groups)}, pool(groups.tolist())
-    )
-    oracle = stats.tukey_hsd(*groups)
-    first, last = effect.best.level, effect.worst.level
-    bounds = oracle.confidence_interval()
-    assert effect.p_value == pytest.approx(oracle.pvalue[first, last], rel=1e-3)
-    assert effect.half_width == pytest.approx((bounds.high - bounds.low)[first, last] / 2, rel=1e-3)
-
-
-def test_effect_is_averaged_over_the_settings_that_every_level_has():
-    # Setting z lacks level b: left out, else its low value would pass for an effect of a.
-    cells = {
-        "a": {"x": [0.6, 0.8], "y": [0.5, 0.5], "z": [0.0, 0.0]},
-        "b": {"x": [0.4, 0.4], "y": [0.3, 0.5]},
-    }
-    noise = pool([values for row in cells.values() for values in row.values()])
-    effect = level_effect(cells, noise)
-    # Means 0.6 and 0.4; noise 0.04 / 5 = 0.008; variance of each mean 0.008 (1/2 + 1/2) / 4 = 0.002.
-    assert effect.difference == pytest.approx(0.2)
-    assert effect.half_width == pytest.approx(2.570582 * sqrt(0.004))
-    assert (effect.matched, effect.num_left_out) == (True, 1)
-
-
-def test_effect_compares_whole_configs_where_levels_share_no_setting():
-    cells = {"a": {1: [0.6, 0.7], 2: [0.8, 0.9]}, "b": {3: [0.2, 0.3], 4: [0.4, 0.5]}}
-    effect = level_effect(cells, pool([[0.6, 0.6001]]))
-    oracle = stats.ttest_ind([0.65, 0.85], [0.25, 0.45])
-    assert not effect.matched
-    assert effect.p_value == pytest.approx(oracle.pvalue)
-
-
-def test_effect_has_the_smallest_mean_as_best_where_lower_is_better():
-    effect = level_effect(
-        {1: {(): [5.0, 6.0]}, 2: {(): [1.0, 2.0]}}, pool([[1.0, 2.0]]), lower_is_better=True
-    )
-    assert (effect.best.level, effect.difference) == (2, -4.0)
-
-
-@given(st.floats(0.1, 10), st.floats(-5, 5), st.permutations(["a", "b", "c"]))
-def test_effect_ignores_units_origin_and_order_of_levels(scale, shift, order):
-    cells = {
-        "a": {1: [0.1, 0.3], 2: [0.4, 0.2]},
-        "b": {1: [0.5, 0.4], 2: [0.7, 0.9]},
-        "c": {1: [0.2], 2: [0.1]},
-    }
-    moved = {
-        level: {
-            setting: [scale * value + shift for value in values] for setting, values in cells[level].items()
-        }
-        for level in order
-    }
-    effect, other = (
-        level_effect(each, pool([values for row in each.values() for values in row.values()]))
-        for each in (cells, moved)
-    )
-    assert (other.best.level, other.worst.level) == (effect.best.level, effect.worst.level)
-    assert other.half_width == pytest.approx(scale * effect.half_width)
-    assert other.p_value == pytest.approx(effect.p_value, rel=1e-4)
-
-
-def test_effect_needs_two_levels_and_survives_replicates_that_agree():
-    assert level_effect({"a": {(): [0.5, 0.6]}, "b": {}}, pool([[0.5, 0.6]])) is None
-    equal = level_effect({"a": {(): [0.5, 0.5]}, "b": {(): [0.6, 0.6]}}, pool([[0.5, 0.5], [0.6, 0.6]]))
-    assert (equal.p_value, equal.half_width) == (0.0, 0.0)
-
-
-def test_interaction_of_two_by_two_matches_numbers_worked_by_hand():
-    # d = 0.9 - 0.5 - 0.4 + 0.4 = 0.4; F = R d^2 / 4 / noise with R = 2 and noise 0.0008 / 4 = 0.0002.
-    cells = {(a, b): [mean - 0.01, mean + 0.01] for (a, b), mean in
-             {(0, 0): 0.9, (0, 1): 0.5, (1, 0): 0.4, (1, 1): 0.4}.items()}  # fmt: skip
-    test = interaction(cells, pool(cells.values()))
-    assert (test.statistic, test.dof) == (pytest.approx(2 * 0.16 / 4 / 0.0002), (1, 4))
-    additive = {(a, b): [a + b - 0.01, a + b + 0.01] for a in (0, 1) for b in (0, 1, 2)}
-    assert interaction(additive, pool(additive.values())).p_value == pytest.approx(1.0)
-
-
-def test_holm_matches_numbers_worked_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
-
-
-def test_ties_are_differences_that_are_not_significant():
-    groups = [[0.70, 0.71], [0.70, 0.70], [0.50, 0.51], []]
-    assert tied_with_best(groups[0], groups[1:], pool(groups)) == [True, False, None]
-    assert tied_with_best([0.7], [[0.1]], pool([[0.7], [0.1]])) == [None]
-
-
-def test_rank_correlation_is_spearmans():
-    x, y = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.0, 1.0, 3.0, 5.0, 4.0, 6.0]
-    found = rank_correlation(x, y, num_factors=3)
-    assert found.rho == pytest.approx(1 - 6 * 4 / (6 * 35))
-    assert found.p_value == pytest.approx(3 * stats.spearmanr(x, y).pvalue)
-    assert rank_correlation([1.0] * 6, y) is None
-
-
-def test_intervals_cover_the_truth_and_null_effects_are_rarely_significant():
-    rng = np.random.default_rng(0)
-    studies, covered, alarms = 200, 0, 0
-    for _ in range(studies):
-        values = rng.normal(size=(3, 2, 2))  # levels of one factor, of another, replicates
-        noise = pool(values.reshape(6, 2).tolist())
-        estimate = estimate_mean(values[0, 0].tolist(), noise)
-        covered += estimate.low < 0 < estimate.high
-        first = {a: {b: values[a, b].tolist() for b in range(2)} for a in range(3)}
-        second = {b: {a: values[a, b].tolist() for a in range(3)} for b in range(2)}
-        effects = [level_effect(cells, noise, num_factors=2) for cells in (first, second)]
-        alarms += any(effect.excludes_zero for effect in effects)
-        assert all(effect.excludes_zero == (effect.p_value < 0.05) for effect in effects)
-    assert 0.91 < covered / studies < 0.99
-    assert 0.005 < alarms / studies < 0.09
 
 
 # Findings: known effects, planted and recovered
@@ -361,8 +196,11 @@ def test_report_holds_figures_tables_and_samples_of_the_best_config(subspaces, p
     figures = {path.name for path in (subspaces / "report" / "figures").iterdir()}
     best = findings_of(subspaces).best.config
     assert {"interaction.svg", "main_effects.svg", "trade_off.svg", "learning_curves.svg"} <= figures
-    assert {f"samples_{trial.trial_id}.png" for trial in best.complete} <= figures
-    assert sum(link.startswith("data:image/png;base64,") for link in page.links) == 2
+    assert {f"{path.stem}.png" for path in map(Path, figures) if path.suffix == ".svg"} <= figures
+    assert f"samples_{best.complete[0].trial_id}.png" in figures
+    assert sum(link.startswith("data:image/png;base64,") for link in page.links) == 3
+    assert "Best: config 1" in page.text
+    assert "Worst: config 8" in page.text
     for words in (
         "coherence → svhn",
         "mnist + svhn + text",
@@ -404,7 +242,7 @@ def test_report_of_an_unfinished_study_says_what_is_missing(tmp_path):
         error="loss is infinite at epoch 3",
     )
     page = report(run)
-    assert "This study is unfinished: 14 of its 16 trials have ended." in page.text
+    assert "This study is unfinished: 14 of 16 trials have ended." in page.text
     assert "3 trials did not complete and do not count" in page.text
     assert "1 of 2, 1 DIVERGED" in page.text
     assert "DIVERGED: " in page.text
@@ -497,6 +335,42 @@ def test_command_refuses_in_one_sentence_what_it_cannot_read(tmp_path, capsys):
         write_report(tmp_path / "missing")
 
 
+def test_command_names_a_foreign_and_an_older_file_and_the_way_out(tmp_path, capsys, monkeypatch):
+    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
+    foreign = run / "results" / "trials" / "foreign.parquet"
+    pd.DataFrame({"a": [1]}).to_parquet(foreign)
+    assert main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert f"{foreign} is not a results file: it lacks study" in error
+    assert "move it out of the folder" in error
+    foreign.unlink()
+    with monkeypatch.context() as patch:
+        patch.setitem(store._METADATA, b"mmjsd.schema_version", b"0")
+        write_study(run, SUBSPACES[1:2], shortcut)
+    assert main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "has schema version 0; expected 1: read it with the commit that manifest.json names" in error
+
+
+def test_report_sets_cost_against_quality_where_costs_differ(tmp_path, monkeypatch):
+    def costly(level, *rest):
+        return trial(level, *rest) | {"device_s": 100 * level}
+
+    trial = synthetic._trial
+    report(write_study(tmp_path / "equal", SUBSPACES, shortcut))
+    assert not (tmp_path / "equal" / "report" / "figures" / "cost.svg").exists()
+    monkeypatch.setattr(synthetic, "_trial", costly)
+    page = report(write_study(tmp_path / "run", SUBSPACES, shortcut))
+    assert "Mean coherence against device seconds" in page.text
+    assert (tmp_path / "run" / "report" / "figures" / "cost.png").stat().st_size > 1000
+
+
+def test_report_of_ten_trials_and_one_factor_shows_no_importance(tmp_path):
+    run = write_study(tmp_path / "run", grid(model__style_dim=(0, 1, 2, 3, 4)), lambda params: 0.5)
+    assert "Importance of the swept fields" not in report(run).text
+
+
 def test_command_runs_as_a_script_and_refuses_a_damaged_file(tmp_path):
     run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
     (run / "results" / "trials" / "torn.parquet").write_bytes(b"PAR1 torn")
@@ -519,7 +393,7 @@ def test_command_imports_neither_torch_nor_ray(subspaces):
         "sys.argv = ['analysis/report.py', sys.argv[1]]\n"
         "try:\n    runpy.run_path('analysis/report.py', run_name='__main__')\n"
         "except SystemExit as done:\n    assert done.code == 0\n"
-        "heavy = {'torch', 'ray', 'optuna', 'sklearn'}\n"
+        "heavy = {'torch', 'ray'}\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & heavy))\n"
         "print('matplotlib.pyplot' in sys.modules)\n"
     )

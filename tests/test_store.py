@@ -136,6 +136,28 @@ def test_a_foreign_file_is_named_with_what_it_lacks(tmp_path):
         store.read(tmp_path)
 
 
+def test_many_files_are_read_from_a_snapshot_until_one_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_MANY", 2)
+    for number in range(3):
+        store.write_trial(tmp_path, trial(f"abc-r{number}", objective_value=0.5), {})
+    first = store.read(tmp_path).trials
+    assert (tmp_path / "results" / ".trials.snapshot").exists()
+    assert set(pd.read_parquet(tmp_path / "results" / "trials")["trial_id"]) == set(
+        first["trial_id"].to_pylist()
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            store,
+            "_read_files",
+            lambda paths, schema: pytest.fail("again") if paths else schema.empty_table(),
+        )
+        assert store.read(tmp_path).trials.equals(first)
+    store.write_trial(tmp_path, trial("abc-r1", objective_value=0.75), {})
+    assert store.read(tmp_path).trials["objective_value"].to_pylist() == [0.5, 0.75, 0.5]
+    (tmp_path / "results" / ".trials.snapshot").write_bytes(b"torn")
+    assert store.read(tmp_path).trials.num_rows == 3
+
+
 def test_another_schema_version_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(store._METADATA, b"mmjsd.schema_version", b"0")
     store.write_trial(tmp_path, trial(), {})

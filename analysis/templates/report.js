@@ -15,3 +15,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
     body.append(...[...body.rows].sort(compare));
   }));
 }
+
+const hint = document.body.appendChild(document.createElement("div"));
+hint.className = "hint";
+hint.hidden = true;
+document.addEventListener("pointerover", (event) => {
+  const mark = event.target.closest("[data-hint]");
+  hint.hidden = !mark;
+  if (!mark) return;
+  hint.textContent = mark.dataset.hint;
+  const room = document.documentElement.clientWidth - hint.offsetWidth - 8;
+  hint.style.left = `${Math.max(8, Math.min(event.pageX + 12, room))}px`;
+  hint.style.top = `${event.pageY - hint.offsetHeight - 12}px`;
+});

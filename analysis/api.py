@@ -1,0 +1,159 @@
+"""A study in Python, for notebooks: `load("runs/subspaces").effects("style_dim")`. Pandas frames come out."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.estimates import Estimate
+from analysis.findings import COST, Column, Findings, estimates, find, front
+from analysis.importance import Importance, weigh
+from analysis.reading import load as read_runs
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the report says, at full precision. Configs have the numbers that they have in the report."""
+
+    findings: Findings
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """The table `trials` of all runs: one row an ended trial."""
+        return self.findings.results.trial_rows
+
+    @property
+    def measurements(self) -> pd.DataFrame:
+        """The table `measurements` of all runs: one row a score."""
+        return self.findings.results.measurements
+
+    @cached_property
+    def configs(self) -> pd.DataFrame:
+        """One row a config, best first: its swept fields, what its test split says, and what it cost."""
+        results = self.findings.results
+        rows = []
+        for each in self.findings.configs:
+            config = each.config
+            row: dict[str, Any] = {"config": each.number, "config_hash": config.config_hash}
+            row |= {path: config.params.get(path) for path in results.swept}
+            row |= {"best": each.is_best, "tied_with_best": each.tied}
+            row |= {"validation_objective": config.validation}
+            for column in self.findings.columns:
+                row |= _numbers(each.estimates[column.key], f"test_{column.key}")
+            row |= {"complete_replicates": len(config.complete), "ended_replicates": len(config.trials)}
+            rows.append(row | {"device_s": config.device_s})
+        return pd.DataFrame(rows)
+
+    def scores(self, metric: str | None = None, split: str = "test") -> pd.DataFrame:
+        """One row a config and quantity, after the last epoch: mean, standard error, interval."""
+        rows = []
+        for quantity in self.findings.results.last:
+            if quantity.split == split and metric in (None, quantity.metric):
+                found = estimates(self.findings.results, quantity)
+                for each in self.findings.configs:
+                    if each.config.config_hash in found:
+                        numbers = _numbers(found[each.config.config_hash])
+                        rows.append({"config": each.number, **quantity._asdict(), **numbers})
+        if metric is not None and not rows:
+            known = sorted({quantity.metric for quantity in self.findings.results.last})
+            raise ValueError(
+                f"no {split} scores of {metric!r}; there are {', '.join(known) or 'none of any metric'}"
+            )
+        return pd.DataFrame(rows)
+
+    def pivot(self, metric: str, split: str = "test") -> pd.DataFrame:
+        """Means of a metric: configs down, what was given, target and posterior across."""
+        wide: pd.DataFrame = self.scores(metric, split).pivot(
+            index="config", columns=["given", "target", "posterior"], values="mean"
+        )
+        return wide
+
+    def effects(self, factor: str | None = None) -> pd.DataFrame:
+        """One row a level of a factor, or of every factor: its mean, and the effect of the factor.
+
+        The effect is the difference between the best and the worst level, `± half_width`; p-values are
+        corrected as in the report.
+        """
+        known = {each.factor.name: each for each in self.findings.effects}
+        names = {each.factor.path: each.factor.name for each in self.findings.effects}
+        wanted = names.get(factor, factor) if factor else None
+        if wanted is not None and wanted not in known:
+            raise ValueError(f"no factor {factor!r} with levels; there are {', '.join(known) or 'none'}")
+        rows = []
+        for name, finding in known.items():
+            effect = finding.effect
+            assert effect is not None
+            rows += [
+                {"factor": name, "level": mean.level, **_numbers(mean.estimate), "configs": mean.num_configs}
+                | {"effect": effect.difference, "half_width": effect.half_width, "p_value": effect.p_value}
+                for mean in effect.levels
+                if wanted in (None, name)
+            ]
+        return pd.DataFrame(rows)
+
+    def correlations(self) -> pd.DataFrame:
+        """One row a continuous factor: its rank correlation with the objective."""
+        found = [(each.factor.name, each.correlation) for each in self.findings.correlations]
+        return pd.DataFrame(
+            [
+                {"factor": name, "rho": each.rho, "p_value": each.p_value, "configs": each.num_configs}
+                for name, each in found
+                if each
+            ]
+        )
+
+    def pareto(self, x: str = "reconstruction", y: str = "objective") -> pd.DataFrame:
+        """One row a config that has both: where it is, and whether another one beats it in both.
+
+        Args:
+            x: a column of the report, or "device_s", the cost.
+            y: another one.
+        """
+        return pd.DataFrame(
+            [
+                {"config": point.finding.number, **_numbers(point.x, x), **_numbers(point.y, y)}
+                | {"on_front": point.on_front, "attainment": point.attainment}
+                for point in front(self.findings, self._column(x), self._column(y))
+            ]
+        )
+
+    def importance(self) -> pd.DataFrame:
+        """One row a swept field, most important first: its share of variance with its interval, and its
+        total share, interactions included, from permutation."""
+        return pd.DataFrame(
+            [
+                {"factor": each.name, "share": each.share, "low": each.low, "high": each.high}
+                | {"total": each.total}
+                for each in self.importances
+            ]
+        )
+
+    @cached_property
+    def importances(self) -> list[Importance]:
+        """The same, for the report."""
+        return weigh(self.findings)
+
+    def _column(self, key: str) -> Column:
+        columns = {column.key: column for column in (*self.findings.columns, COST)}
+        if key not in columns:
+            raise ValueError(f"no column {key!r}; there are {', '.join(columns)}")
+        return columns[key]
+
+
+def load(*runs: Path | str) -> Study:
+    """Read one run folder, or several to compare.
+
+    Raises:
+        ReportError: if a folder has nothing to read, or two do not compare.
+        StoreError: if a results file is damaged.
+    """
+    return Study(find(read_runs(*map(Path, runs))))
+
+
+def _numbers(estimate: Estimate | None, name: str = "") -> dict[str, float | None]:
+    """An estimate's mean, standard error and interval, as columns that begin with `name`."""
+    prefix = f"{name}_" if name else ""
+    ends = {f"{prefix}{end}": getattr(estimate, end, None) for end in ("standard_error", "low", "high")}
+    return {name or "mean": getattr(estimate, "value", None)} | ends

@@ -1,0 +1,162 @@
+"""Which swept field matters how much: fANOVA with intervals over replicates, checked by permutation."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from analysis.estimates import CONFIDENCE, resample
+from analysis.findings import Findings
+from analysis.results import Config, Factor
+
+_DRAWS = 40
+"""Resampled studies on which an interval rests."""
+
+_MOST_CONFIGS = 100
+"""More are thinned out at random."""
+
+_FEWEST_CONFIGS = 6
+"""With fewer a forest has nothing to learn from."""
+
+_TREES = 16
+_MAX_DEPTH = 6
+"""Of fANOVA's trees, whose cost grows with the square of their leaves."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much of the objective's variance over the configs one swept field explains by itself."""
+
+    name: str
+    share: float
+    """fANOVA's (Hutter, Hoos & Leyton-Brown 2014); what the shares leave of one is interactions."""
+
+    low: float | None
+    high: float | None
+    """The 95 % interval over resampled replicates; None without replicates."""
+
+    total: float
+    """The share that it explains together with its interactions (Sobol's total index): half of what R² falls
+    by when the field's values are shuffled, which is another way to ask and so a check."""
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A swept field as columns of numbers; a simplex has one a weight, any other field has one."""
+
+    name: str
+    factors: tuple[Factor, ...]
+
+    def encode(self, configs: Sequence[Config]) -> np.ndarray:
+        """`[config, column]`: a level's position, or the number itself, its logarithm on a log scale."""
+        columns = [[_number(factor, config) for config in configs] for factor in self.factors]
+        return np.array(columns).T
+
+
+def weigh(findings: Findings) -> list[Importance]:
+    """The importance of each swept field that varies, largest first; none where that cannot be said."""
+    results = findings.results
+    fields = list(_fields(findings))
+    measured = [
+        (finding.config, values)
+        for finding in findings.configs
+        if (values := results.values(finding.config, results.objective))
+        and all(factor.value(finding.config) is not None for field in fields for factor in field.factors)
+    ]
+    if len(fields) < 2 or len(measured) < _FEWEST_CONFIGS:
+        return []
+    if len(measured) > _MOST_CONFIGS:
+        kept = np.random.default_rng(0).choice(len(measured), _MOST_CONFIGS, replace=False)
+        measured = [measured[index] for index in sorted(kept)]
+    configs = [config for config, _ in measured]
+    means = np.array([fmean(values) for _, values in measured])
+    if np.ptp(means) == 0:
+        return []
+    blocks = [field.encode(configs) for field in fields]
+    studies = [means]
+    if any(len(values) > 1 for _, values in measured):
+        studies += list(resample([[[value] for value in values] for _, values in measured], _DRAWS)[..., 0])
+    shares = _fanova(fields, blocks, studies)
+    totals = _permutation(blocks, means) / 2
+    tail = 50 * (1 - CONFIDENCE)
+    found = []
+    for index, field in enumerate(fields):
+        first, *others = shares[:, index].tolist()
+        low, high = np.percentile(others, (tail, 100 - tail)).tolist() if others else (None, None)
+        found.append(Importance(field.name, first, low, high, float(totals[index])))
+    return sorted(found, key=lambda importance: -importance.share)
+
+
+def _fields(findings: Findings) -> list[_Field]:
+    """The fields that vary, with their factors."""
+    results = findings.results
+    grouped: dict[str, list[Factor]] = {}
+    for factor in results.factors:
+        values: set[Hashable] = {factor.value(config) for config in results.configs}
+        if len(values - {None}) > 1:
+            grouped.setdefault(factor.path, []).append(factor)
+    return [_Field(results.swept[path], tuple(factors)) for path, factors in grouped.items()]
+
+
+def _number(factor: Factor, config: Config) -> float:
+    value = factor.value(config)
+    if factor.levels:
+        return float(factor.levels.index(value))
+    return float(np.log(value)) if factor.log else float(value)
+
+
+def _fanova(
+    fields: Sequence[_Field], blocks: Sequence[np.ndarray], studies: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Shares of variance `[study, field]`; a simplex has the sum of its weights' shares."""
+    import optuna  # slow to import, and not every report needs it
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
+    columns: dict[str, list[float]] = {}
+    owners: list[int] = []
+    for index, (field, block) in enumerate(zip(fields, blocks, strict=True)):
+        for factor, column in zip(field.factors, block.T, strict=True):
+            distributions[factor.name] = (
+                optuna.distributions.IntDistribution(0, len(factor.levels) - 1)
+                if factor.levels
+                else optuna.distributions.FloatDistribution(float(column.min()), float(column.max()))
+            )
+            columns[factor.name] = [int(value) if factor.levels else float(value) for value in column]
+            owners.append(index)
+    study = optuna.create_study()
+    study.add_trials(
+        [
+            optuna.create_trial(
+                params=dict(zip(columns, row, strict=True)), distributions=distributions, value=0.0
+            )
+            for row in zip(*columns.values(), strict=True)
+        ]
+    )
+    shares = np.zeros((len(studies), len(fields)))
+    for index, values in enumerate(studies):
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, max_depth=_MAX_DEPTH, seed=0)
+        found = evaluator.evaluate(study, target=lambda trial, y=values: float(y[trial.number]))  # type: ignore[misc]
+        for name, owner in zip(columns, owners, strict=True):
+            shares[index, owner] += found[name]
+    return shares
+
+
+def _permutation(blocks: Sequence[np.ndarray], values: np.ndarray) -> np.ndarray:
+    """The loss of R² of a forest for each field, all columns of a field shuffled together."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    def encode(rows: np.ndarray) -> np.ndarray:
+        return np.hstack([block[rows[:, index]] for index, block in enumerate(blocks)])
+
+    rows = np.tile(np.arange(len(values))[:, None], len(blocks))
+    model = make_pipeline(FunctionTransformer(encode), RandomForestRegressor(4 * _TREES, random_state=0))
+    model.fit(rows, values)
+    losses: np.ndarray = permutation_importance(
+        model, rows, values, n_repeats=10, random_state=0
+    ).importances_mean
+    return losses

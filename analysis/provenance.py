@@ -1,0 +1,133 @@
+"""What was asked and run: settings, space, commands and queries, for one run or for several side by side."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from analysis.reading import leaves
+from analysis.results import Results, Run, level_label
+from analysis.tables import Cell, Row, Table
+from analysis.wording import plural
+
+
+def setting_rows(results: Results) -> list[tuple[str, str]]:
+    """What was asked and run, as pairs of label and text; only what is known, and once if all runs agree."""
+    asked = [dict(_settings(run)) for run in results.runs]
+    labels = dict.fromkeys(label for each in asked for label in each)
+    rows = []
+    for label in labels:
+        texts = [each.get(label) or "unknown" for each in asked]
+        if len(set(texts)) == 1:
+            rows.append((label, texts[0]))
+        else:
+            pairs = zip(results.runs, texts, strict=True)
+            rows.append((label, "; ".join(f"{run.label}: {text}" for run, text in pairs)))
+    direction = "lower" if results.lower_is_better else "higher"
+    judged = f"validation {results.objective.label} after the last epoch, {direction} is better"
+    return [*rows, ("Modalities", ", ".join(results.modalities)), ("Judged by", judged)]
+
+
+def domain_table(results: Results) -> Table | None:
+    """The space: each swept field and its values."""
+    rows = []
+    for path, domain in results.domains.items():
+        options = domain.get("options")
+        rest = {
+            key: value
+            for key, value in domain.items()
+            if key not in ("type", "options") and value is not False
+        }
+        values = ", ".join(
+            level_label(tuple(each) if isinstance(each, list) else each) for each in options or ()
+        )
+        values = values or ", ".join(f"{key} {level_label(value)}" for key, value in rest.items())
+        alike = "".join(f", {other}" for other in results.aliases.get(path, ()))
+        kind = "between runs" if path in results.aliases else str(domain.get("type", "differs by run"))
+        rows.append(Row((Cell(path + alike, "code"), Cell(kind), Cell(values))))
+    return Table("space", "The space", ("swept field", "domain", "values"), tuple(rows)) if rows else None
+
+
+def fixed_settings(results: Results) -> Table | None:
+    """Every field that all trials share."""
+    swept = {factor.path for factor in results.factors}
+    bases = [dict(leaves(run.study.get("base") or {})) for run in results.runs]
+    rows = [
+        Row((Cell(path, "code"), Cell(level_label(value))))
+        for path, value in bases[0].items()
+        if path != "seed"
+        and all(path in base and base[path] == value for base in bases)
+        and not any(path == other or path.startswith(f"{other}.") for other in swept)
+    ]
+    return Table("fields", "Fields that all trials share", ("field", "value"), tuple(rows)) if rows else None
+
+
+def commands(results: Results) -> str:
+    """The command lines that started the runs, as far as they are known."""
+    lines = []
+    for run in results.runs:
+        argv = run.study.get("command") or run.manifest.get("command") or ""
+        words = shlex.split(argv) if isinstance(argv, str) else [str(word) for word in argv]
+        if words and words[0].endswith(".py"):
+            words.insert(0, "python")
+        lines.append(shlex.join(words))
+    return "\n".join(filter(None, lines))
+
+
+def queries(results: Results) -> str:
+    """Lines of Python that read a run: as frames, and the two Parquet tables as they are."""
+    run = results.runs[0].folder.as_posix()
+    runs = ", ".join(json.dumps(each.folder.as_posix()) for each in results.runs)
+    trials, parts = json.dumps(f"{run}/results/trials"), json.dumps(f"{run}/results/trials/*.parquet")
+    sql = f"SELECT * FROM '{run}/results/measurements/*.parquet' WHERE metric = '{results.objective.metric}'"
+    return "\n".join(
+        (
+            f"from analysis.api import load; load({runs}).pivot({json.dumps(results.objective.metric)})",
+            f"import pandas; pandas.read_parquet({trials})",
+            f"import polars; polars.read_parquet({parts})",
+            f"import duckdb; duckdb.sql({json.dumps(sql)})",
+        )
+    )
+
+
+def _settings(run: Run) -> Iterator[tuple[str, str]]:
+    study, manifest = run.study, run.manifest
+    base, data = study.get("base") or {}, manifest.get("data") or {}
+    planned, replicates = study.get("trials"), study.get("replicates")
+    budget = (
+        f"{plural(planned, 'config')} × {plural(replicates, 'replicate')}" if planned and replicates else ""
+    )
+    epochs = (base.get("training") or {}).get("epochs")
+    versions = (f"{name} {version}" for name, version in (manifest.get("versions") or {}).items())
+    digest = f" · digest {data['digest']}" if data.get("digest") else ""
+    started = str(study.get("started_at") or manifest.get("started_at") or "")
+    pairs = [
+        ("Space", study.get("space")),
+        ("Budget", budget + (f", {plural(epochs, 'epoch')} each" if budget and epochs else "")),
+        ("Sampler", study.get("sampler")),
+        ("Preset", study.get("preset")),
+        ("Seed", study.get("seed")),
+        ("Data set", str(data.get("name") or (base.get("data") or {}).get("name") or "") + digest),
+        ("Hardware", _hardware(manifest.get("hardware") or {})),
+        ("Versions", " · ".join(versions)),
+        (
+            "Commit",
+            run.commit + (" with uncommitted changes" if run.commit and manifest.get("dirty") else ""),
+        ),
+        ("Started", re.sub(r"T(\d\d:\d\d).*(?:\+00:00|Z)$", r" \1 UTC", started)),
+    ]
+    return ((label, str(text)) for label, text in pairs if text not in (None, ""))
+
+
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    gpus = [
+        each if isinstance(each, str) else str(each.get("name", each)) for each in hardware.get("gpus") or []
+    ]
+    parts = [
+        hardware.get("cpu"),
+        f"{hardware['cores']} cores" if hardware.get("cores") else None,
+        f"{hardware['memory_gib']:.0f} GiB memory" if hardware.get("memory_gib") else None,
+        (", ".join(gpus) or "no GPU") if "gpus" in hardware else None,
+    ]
+    return " · ".join(str(part) for part in parts if part)

@@ -1,0 +1,225 @@
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from analysis.api import load
+from analysis.findings import contrasts
+from analysis.report import write_report
+from analysis.wording import fixed
+from tests.synthetic import grid, write_study
+
+SUBSPACES = grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5))
+
+
+def shortcut(params):
+    return 0.7 - 0.006 * params["model.style_dim"] * (params["objective.beta"] < 1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("runs") / "subspaces", SUBSPACES, shortcut)
+
+
+@pytest.fixture(scope="module")
+def study(run):
+    return load(run)
+
+
+class Tables(HTMLParser):
+    """The text of every cell of a page's tables."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.cells, self.inside = [], False
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "td":
+            self.inside = True
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag != "td"
+
+    def handle_data(self, data):
+        if self.inside:
+            self.cells[-1] += data
+
+
+def test_tables_are_those_of_the_files(study, run):
+    trials = pd.read_parquet(run / "results" / "trials")
+    assert list(study.trials.columns) == ["run", *trials.columns]
+    assert len(study.trials) == len(trials) == 12
+    assert len(study.measurements) == len(pd.read_parquet(run / "results" / "measurements"))
+    assert set(study.measurements["run"]) == {"subspaces"}
+
+
+def test_configs_have_the_mean_of_their_replicates(study):
+    configs = study.configs
+    assert configs["config"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert configs["best"].tolist() == [True] + [False] * 5
+    assert configs["validation_objective"].is_monotonic_decreasing
+    first = configs.iloc[0]
+    scores = study.measurements
+    rows = scores[
+        (scores["config_hash"] == first["config_hash"])
+        & (scores["split"] == "test")
+        & (scores["metric"] == "mean_coherence")
+        & (scores["posterior"] == "product")
+    ]
+    assert first["test_objective"] == pytest.approx(rows["value"].mean())
+
+
+def test_pivot_has_configs_down_and_subsets_across(study):
+    wide = study.pivot("coherence")
+    assert wide.index.tolist() == [1, 2, 3, 4, 5, 6]
+    assert wide.columns.names == ["given", "target", "posterior"]
+    assert ("mnist+svhn", "text", "product") in wide.columns
+    long = study.scores("coherence")
+    row = long[(long["config"] == 3) & (long["given"] == "mnist") & (long["target"] == "text")]
+    assert wide.loc[3, ("mnist", "text", "")] == row["mean"].item()
+    with pytest.raises(ValueError, match=r"no test scores of 'coherense'; there are .*coherence"):
+        study.pivot("coherense")
+
+
+def test_effects_recover_the_truth(study):
+    effects = study.effects("style_dim").set_index("level")
+    assert effects.loc[0, "mean"] - effects.loc[16, "mean"] == pytest.approx(0.048, abs=0.02)
+    assert study.effects("model.style_dim").equals(study.effects("style_dim"))
+    assert set(study.effects()["factor"]) == {"style_dim", "beta"}
+    with pytest.raises(ValueError, match="no factor 'gamma' with levels; there are beta, style_dim"):
+        study.effects("gamma")
+
+
+def test_pareto_marks_the_configs_that_no_other_beats(study):
+    front = study.pareto("device_s", "objective")
+    assert front["on_front"].sum() == 1  # all cost the same
+    both = study.pareto()
+    for point in both.itertuples():
+        beaten = (both["reconstruction"] < point.reconstruction) & (both["objective"] > point.objective)
+        assert point.on_front == (not beaten.any())
+    assert both["attainment"].between(0, 1).all()
+    with pytest.raises(ValueError, match=r"no column 'price'; there are objective, .*device_s"):
+        study.pareto("price")
+
+
+def test_attainment_tells_a_sure_front_from_a_lucky_one(tmp_path):
+    sure = write_study(
+        tmp_path / "sure", SUBSPACES, lambda params: 0.3 + 0.02 * params["model.style_dim"], noise=0.001
+    )
+    points = load(sure).pareto("loss", "objective")
+    assert points.loc[points["on_front"], "attainment"].max() > 0.4
+    assert points.loc[~points["on_front"], "attainment"].min() == 0
+
+
+def test_a_study_without_an_ended_trial_has_empty_frames(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut, state=lambda *_: "PLANNED")
+    (run / "results").mkdir()
+    study = load(run)
+    for frame in (study.trials, study.configs, study.scores(), study.effects(), study.importance()):
+        assert len(frame) == 0
+
+
+# Every form of the report shows the numbers of the API
+
+
+def shown(study):
+    """Every number that the API shares with a table: the table's name, the number, and its decimals."""
+    for row in study.configs.itertuples():
+        yield "configs", row.test_objective, 3
+        yield "configs", row.test_reconstruction, 1
+    for row in study.scores().itertuples():
+        is_shown = row.posterior != "mixture" and row.target not in row.given.split("+")
+        if row.metric in ("coherence", "probe_accuracy") and is_shown:
+            yield row.metric, row.mean, 3
+    for row in study.effects().itertuples():
+        yield "effects", row.mean, 3
+
+
+def test_numbers_agree_in_html_markdown_latex_csv_and_python(run, study):
+    folder = write_report(run).parent
+    cells = " | ".join(Tables((folder / "index.html").read_text()).cells)
+    report = (folder / "report.md").read_text()
+    count = 0
+    for name, value, decimals in shown(study):
+        texts = [(folder / "tables" / f"{name}.{kind}").read_text() for kind in ("tex", "md")]
+        for text in (*texts, report, cells):
+            assert re.search(rf"(?<![\d.]){re.escape(fixed(value, decimals))}(?!\d)", text), (name, value)
+        count += 1
+    assert count == 6 * (2 + 3 * 3 + 7) + 5
+    for name, frame in (("configs", study.configs), ("effects", study.effects()), ("scores", study.scores())):
+        written = pd.read_csv(folder / "tables" / f"{name}.csv")
+        assert list(written) == list(frame)
+        for column in frame.select_dtypes("float"):
+            assert written[column].to_numpy() == pytest.approx(frame[column].to_numpy())
+
+
+def test_product_and_mixture_are_compared_within_trials(study):
+    found = {contrast.quantity: contrast for contrast in contrasts(study.findings.results)}
+    coherence = next(each for quantity, each in found.items() if quantity.metric == "mean_coherence")
+    assert coherence.difference.value == pytest.approx(0.05)
+    assert coherence.difference.half_width < 1e-9  # the same noise on both sides
+    assert coherence.p_value < 0.001
+    scores = (
+        study.scores("probe_accuracy").set_index(["posterior", "given"])["mean"].groupby(level=[0, 1]).mean()
+    )
+    probe = next(
+        each
+        for quantity, each in found.items()
+        if quantity[:3] == ("probe_accuracy", "product", "mnist+svhn")
+    )
+    expected = scores["product", "mnist+svhn"] - scores["mixture", "mnist+svhn"]
+    assert probe.difference.value == pytest.approx(expected)
+    assert probe.p_value > 0.05
+    assert not any(quantity.target in quantity.given.split("+") for quantity in found if quantity.target)
+
+
+def test_latex_tables_have_as_many_cells_as_columns(run):
+    folder = write_report(run).parent / "tables"
+    names = {path.stem for path in folder.glob("*.tex")}
+    assert {"configs", "effects", "importance", "coherence", "probe_accuracy", "best_subsets"} <= names
+    assert names == {path.stem for path in folder.glob("*.md")}
+    for path in folder.glob("*.tex"):
+        lines = path.read_text().splitlines()
+        columns = len(re.search(r"begin\{tabular\}\{(\w+)\}", path.read_text())[1])
+        rows = [line for line in lines if line.endswith(r" \\")]
+        assert len(rows) > 1
+        for row in rows:
+            spans = sum(int(span) - 1 for span in re.findall(r"multicolumn\{(\d+)\}", row))
+            assert len(re.split(r"(?<!\\)&", row)) + spans == columns, row
+        for rule in ("toprule", "midrule", "bottomrule"):
+            assert sum(f"\\{rule}" in line for line in lines) == 1
+        assert not re.search(r"(?<!\\)[#_^]", path.read_text().replace("tab:" + path.stem, ""))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_latex_tables_compile(run, tmp_path):
+    tables = sorted((write_report(run).parent / "tables").glob("*.tex"))
+    inputs = "\n".join(f"\\input{{{path.as_posix()}}}" for path in tables)
+    preamble = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "all.tex").write_text(preamble + inputs + r"\end{document}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
+def test_bold_are_the_best_of_a_column_and_what_is_tied_with_it(tmp_path):
+    configs = grid(model__style_dim=(0, 4, 16))
+    run = write_study(
+        tmp_path / "run",
+        configs,
+        lambda params: 0.7 if params["model.style_dim"] < 16 else 0.3,
+        replicates=4,
+        noise=0.005,
+    )
+    write_report(run)
+    latex = (run / "report" / "tables" / "coherence.tex").read_text()
+    rows = [line.split("&") for line in latex.splitlines() if "(0." in line]
+    bold = {row[1].strip(): sum("textbf" in cell for cell in row) for row in rows}
+    assert bold["16"] == 0
+    assert bold["0"] + bold["4"] >= 10

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from analysis.api import load
+from analysis.report import write_report
+from tests.synthetic import grid, write_study
+
+FACTORS = grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5, 10.0), model__width=(0.5, 1.0))
+
+
+def weighted(params):
+    return 0.4 + 0.2 * (params["model.style_dim"] == 0) + 0.02 * np.log(params["objective.beta"])
+
+
+def test_importance_has_the_order_of_the_truth(tmp_path):
+    run = write_study(tmp_path / "run", FACTORS, weighted, noise=0.003)
+    found = load(run).importance()
+    assert found["factor"].tolist() == ["style_dim", "beta", "width"]
+    assert found["share"].iloc[0] > 0.6
+    assert found["share"].iloc[2] < 0.1
+    assert ((found["low"] <= found["share"] + 0.1) & (found["share"] - 0.1 <= found["high"])).all()
+    assert found["total"].is_monotonic_decreasing
+    page = write_report(run).read_text()
+    assert "Importance of the swept fields" in page
+    for name in ("importance", "parallel_coordinates"):
+        assert (run / "report" / "figures" / f"{name}.svg").exists()
+
+
+def test_weights_of_a_simplex_are_one_field_and_constants_are_none(tmp_path):
+    rng = np.random.default_rng(0)
+    configs = [
+        {"objective.weights": tuple(rng.dirichlet(np.ones(4)).tolist())}
+        | {"training.learning_rate": float(rng.uniform(1e-3, 1e-2)), "model.width": 0.5}
+        for _ in range(24)
+    ]
+    domains = {
+        "objective.weights": {"type": "Simplex", "size": 4},
+        "training.learning_rate": {"type": "LogUniform", "low": 1e-3, "high": 1e-2},
+    }
+    run = write_study(
+        tmp_path / "run",
+        configs,
+        lambda params: 0.3 + 0.5 * params["objective.weights"][-1],
+        study={"sampler": "random", "domains": domains},
+    )
+    found = load(run).importance()
+    assert found["factor"].tolist() == ["weights", "learning_rate"]
+    assert found["share"].iloc[0] > 2 * found["share"].iloc[1]
+
+
+def test_importance_without_replicates_has_no_interval(tmp_path):
+    found = load(write_study(tmp_path / "run", FACTORS, weighted, replicates=1)).importance()
+    assert found["low"].isna().all()
+    assert found["high"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("configs", "truth"),
+    [
+        (grid(model__style_dim=(0, 4, 16, 32, 64, 128, 256)), lambda params: 0.5),
+        (FACTORS[:4], weighted),
+    ],
+)
+def test_importance_is_silent_where_nothing_can_be_said(tmp_path, configs, truth):
+    assert load(write_study(tmp_path / "run", configs, truth)).importance().empty
