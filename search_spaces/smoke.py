@@ -4,7 +4,7 @@ Two tiny configs on the embedded digits: the whole study takes seconds, its numb
 
 Run:    python study/run.py --space smoke --out runs/smoke
 Source: none; a check of the installation.
-Cost:   24 s on 2 CPU cores, most of it Ray's start.
+Cost:   31 s on 2 CPU cores, most of it Ray's start.
 """
 
 from study.space import Choice, SearchSpace

@@ -48,6 +48,25 @@ def weighted_experts(draw: st.DrawFn, min_experts: int = 1) -> tuple[Gaussian, T
     return Gaussian(mu, logvar), weights / weights.sum()
 
 
+def double(values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def seeded(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_data(model, batch, seed=0) -> dict[str, torch.Tensor]:
+    rng = seeded(seed)
+    x = {}
+    for spec in model.specs:
+        if spec.kind == "text":
+            x[spec.name] = torch.randint(71, (batch, *spec.shape), generator=rng)
+        else:
+            x[spec.name] = torch.rand(batch, *spec.shape, generator=rng)
+    return x
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
