@@ -63,10 +63,13 @@ class Search:
         self._ended = {row["trial_id"]: row for row in ended if row["state"] != "FAILED"}
         self._configs: dict[str, _Config] = {}
         self._running: dict[int, optuna.Trial] = {}
+        """By number, those of which the sampler has yet to be told."""
+
         self._queue: deque[Trial] = deque()
         self._num_proposed = self._num_running = 0
         for trial in self._optuna.get_trials(deepcopy=False):
-            self._running[trial.number] = optuna.Trial(self._optuna, trial._trial_id)
+            if not trial.state.is_finished():
+                self._running[trial.number] = optuna.Trial(self._optuna, trial._trial_id)
             self._adopt(trial.number, json.loads(trial.user_attrs["params"]) if trial.user_attrs else None)
 
     def next(self) -> Trial | None:
@@ -93,10 +96,12 @@ class Search:
         """
         config = self._configs[trial.config_hash]
         values = config.curve.setdefault(epoch, {})
+        is_news = trial.replicate not in values  # not so after a crash
         values[trial.replicate] = value
         is_last = epoch >= trial.config.training.epochs
-        if len(values) == self.study.replicates and all(map(isfinite, values.values())):
-            proposed = self._running[config.numbers[0]]
+        proposed = self._running.get(config.numbers[0])
+        is_whole = len(values) == self.study.replicates and all(map(isfinite, values.values()))
+        if proposed and is_news and is_whole:
             proposed.report(sum(values.values()) / len(values), epoch)
             config.is_stopped |= not is_last and proposed.should_prune()
         return config.is_stopped and not is_last
@@ -156,6 +161,7 @@ class Search:
             self._tell(number, config)
 
     def _tell(self, number: int, config: _Config) -> None:
+        self._running.pop(number, None)
         values = [value for value in config.values.values() if value is not None]
         if len(values) == len(config.values):
             self._optuna.tell(number, sum(values) / len(values), skip_if_finished=True)

@@ -225,6 +225,27 @@ def test_a_config_is_judged_by_the_mean_once_all_its_replicates_are_there(tmp_pa
     assert values[1] == pytest.approx(0.85)
 
 
+def test_replicates_that_are_added_to_a_finished_study_report_without_effect(tmp_path):
+    search = Search(stopping(tmp_path, replicates=1))
+    while (trial := search.next()) is not None:
+        end(search, trial, 0.5, "STOPPED" if curve(search, trial, [0.5] * 4) else "COMPLETE")
+    before = [trial.state for trial in optuna_trials(tmp_path)]
+    more = Search(stopping(tmp_path, replicates=2))
+    while (trial := more.next()) is not None:
+        curve(more, trial, [0.1] * 4)
+        end(more, trial, 0.1)
+    assert [trial.state for trial in optuna_trials(tmp_path)] == before
+
+
+def test_an_epoch_that_is_repeated_after_a_crash_is_reported_once(tmp_path, recwarn):
+    search = Search(stopping(tmp_path, replicates=1))
+    trial = search.next()
+    assert not search.reported(trial, 1, 0.5)
+    assert not search.reported(trial, 1, 0.5)
+    assert optuna_trials(tmp_path)[0].intermediate_values == {1: 0.5}
+    assert not recwarn.list
+
+
 def test_no_config_is_stopped_at_its_last_epoch_or_without_a_scheduler(tmp_path):
     search = Search(study(tmp_path, LINE, "random", trials=9, replicates=1))
     for value in (0.9, 0.8, 0.1, 0.0):
