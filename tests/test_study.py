@@ -24,13 +24,18 @@ def environment(tmp_path_factory):
     return {**os.environ, "MMJSD_CACHE": str(folder), "RAY_AUTH_MODE": "disabled"}
 
 
-def command(out, *options):
-    return [sys.executable, "study/run.py", "--space", "smoke", "--out", str(out), *options]
+def command(out, *options, space="smoke"):
+    return [sys.executable, "study/run.py", "--space", space, "--out", str(out), *options]
 
 
-def run(environment, out, *options):
+def run(environment, out, *options, space="smoke"):
     return subprocess.run(
-        command(out, *options), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+        command(out, *options, space=space),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
 
 
@@ -179,3 +184,22 @@ def test_a_config_that_diverges_is_told_and_the_study_goes_on(environment, tmp_p
     assert [row["state"] for row in rows] == ["DIVERGED"] * 2
     assert all("loss is" in row["error"] for row in rows)
     assert all(row["objective_value"] is None for row in rows)
+
+
+def test_a_scheduler_stops_trials_and_what_they_showed_is_kept(environment, tmp_path):
+    out = tmp_path / "halving"
+    options = ("--scheduler", "asha", "--sampler", "qmc")
+    size = ("--trials", "5", "--replicates", "1", "--max-concurrent", "1", "--training.epochs", "4")
+    small = ("--data.samples_per_epoch", "300", "--model.width", "0.1", "--evaluation.num_samples", "100")
+    often = ("--evaluation.every", "1", "--evaluation.probe_samples", "100")
+    said = run(environment, out, *options, *size, *small, *often, space="priors")
+    assert said.returncode == 0, said.stderr
+    rows = trials(out)
+    stopped = {name for name, row in rows.items() if row["state"] == "STOPPED"}
+    assert stopped
+    assert {row["state"] for row in rows.values()} == {"COMPLETE", "STOPPED"}
+    for name in stopped:
+        assert 1 <= rows[name]["epochs"] < 4
+        assert rows[name]["wall_s"] > 0
+        seen = {key[1] for key in measurements(out) if key[0] == name}
+        assert seen == set(range(1, rows[name]["epochs"] + 1))
