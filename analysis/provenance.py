@@ -106,6 +106,7 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
         ("Space", study.get("space")),
         ("Budget", budget + (f", {plural(epochs, 'epoch')} each" if budget and epochs else "")),
         ("Sampler", study.get("sampler")),
+        ("Scheduler", study.get("scheduler")),
         ("Preset", study.get("preset")),
         ("Seed", study.get("seed")),
         ("Data set", str(data.get("name") or (base.get("data") or {}).get("name") or "") + digest),

@@ -271,10 +271,12 @@ def _notes(findings: Findings) -> Iterator[str]:
         ended = len(results.trials)
         what = "This study is" if len(results.runs) == 1 else "These studies are"
         yield f"{what} unfinished: {ended} of {plural(ended + unfinished, 'trial')} have ended."
-    lost = sum(not trial.is_complete for trial in results.trials)
-    if lost:
-        count = f"{plural(lost, 'trial')} did not complete and {'does' if lost == 1 else 'do'} not count"
-        yield f"{count} (see “What did not complete”)."
+    stopped = sum(trial.state == "STOPPED" for trial in results.trials)
+    lost = sum(not trial.is_complete for trial in results.trials) - stopped
+    for count, fate in ((stopped, "stopped early by the scheduler"), (lost, "that diverged or failed")):
+        if count:
+            verb = "does" if count == 1 else "do"
+            yield f"{plural(count, 'trial')} {fate} {verb} not count (see “What did not complete”)."
     if findings.best and not findings.noise.dof:
         yield (
             "No config has two complete replicates, so the noise between seeds is unknown and configs "

@@ -243,7 +243,8 @@ def test_report_of_an_unfinished_study_says_what_is_missing(tmp_path):
     )
     page = report(run)
     assert "This study is unfinished: 14 of 16 trials have ended." in page.text
-    assert "3 trials did not complete and do not count" in page.text
+    assert "1 trial stopped early by the scheduler does not count" in page.text
+    assert "2 trials that diverged or failed do not count" in page.text
     assert "1 of 2, 1 DIVERGED" in page.text
     assert "DIVERGED: " in page.text
     assert "loss is infinite at epoch 3" in page.text
