@@ -37,11 +37,13 @@ def domain_table(results: Results) -> Table | None:
         rest = {
             key: value
             for key, value in domain.items()
-            if key not in ("type", "options") and value is not False
+            if key not in ("type", "options", "cases") and value is not False
         }
         values = ", ".join(
             level_label(tuple(each) if isinstance(each, list) else each) for each in options or ()
         )
+        if "cases" in domain:
+            values = "; ".join(map(_case_text, domain["cases"].items()))
         values = values or ", ".join(f"{key} {level_label(value)}" for key, value in rest.items())
         alike = "".join(f", {other}" for other in results.aliases.get(path, ()))
         kind = "between runs" if path in results.aliases else str(domain.get("type", "differs by run"))
@@ -49,9 +51,24 @@ def domain_table(results: Results) -> Table | None:
     return Table("space", "The space", ("swept field", "domain", "values"), tuple(rows)) if rows else None
 
 
+def _case_text(case: tuple[str, Mapping[str, Any]]) -> str:
+    """What one case sets, or draws, in words."""
+    name, fields = case
+    parts = []
+    for path, value in fields.items():
+        if isinstance(value, dict) and "type" in value:
+            ends = [level_label(value[end]) for end in ("low", "high") if end in value]
+            parts.append(f"{path} {' to '.join(ends) or value['type']}")
+        else:
+            parts.append(f"{path} {level_label(tuple(value) if isinstance(value, list) else value)}")
+    return f"{name} ({', '.join(parts)})" if parts else name
+
+
 def fixed_settings(results: Results) -> Table | None:
     """Every field that all trials share."""
     swept = {factor.path for factor in results.factors}
+    for domain in results.domains.values():
+        swept |= {path for fields in domain.get("cases", {}).values() for path in fields}
     bases = [dict(leaves(run.study.get("base") or {})) for run in results.runs]
     rows = [
         Row((Cell(path, "code"), Cell(level_label(value))))

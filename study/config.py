@@ -217,6 +217,9 @@ class StudyConfig:
     max_concurrent: int | None = None
     """Trials at the same time. None: as many as the workers find room for."""
 
+    budget_samples: float | None = None
+    """Training samples of each trial, in as many epochs as without it. None: as the fields say."""
+
     budget: str | None = None
     """Time after which no new trial starts, such as 90s, 30m or 2h; --resume goes on. None: no limit."""
 
@@ -241,6 +244,11 @@ class StudyConfig:
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}")
         gpus = self.gpus_per_worker
         require(gpus is None or (isfinite(gpus) and gpus >= 0), f"gpus_per_worker must be >= 0, got {gpus}")
+        samples = self.budget_samples
+        require(
+            samples is None or (isfinite(samples) and samples >= 1),
+            f"budget_samples must be >= 1, got {samples}",
+        )
         require(
             self.budget is None or seconds(self.budget) > 0,
             f"budget must be a time such as 90s, 30m or 2h, got {self.budget!r}",

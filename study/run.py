@@ -100,11 +100,18 @@ def read_command_line(argv: Sequence[str]) -> Request:
     spaces = "".join(f"\n- {name}: {title}" for name, title in list_questions(SPACES).items())
     options, given = parse(argv, defaults, data_set.with_fields(fields), _HELP + spaces)
     for path, value in given.items():
-        whole = next((each for each in question.space.domains if path.startswith(f"{each}.")), None)
+        whole = next((each for each in question.space.varied if path.startswith(f"{each}.")), None)
         require(whole is None, f"--{path} is part of {whole}, which the space varies; fix it with --{whole}")
-        if path in question.space.domains:
+        if path in question.space.varied:
             _log.info("%s is fixed at %s: the space no longer varies it", path, _shown(value))
     base = data_set.with_fields({**fields, **given})
+    if options.budget_samples is not None:
+        own = "data.samples_per_epoch"
+        require(own not in given, f"--budget-samples and --{own} contradict each other; give one of them")
+        is_varied = "training.epochs" in question.space.without(tuple(given)).varied
+        require(not is_varied, "--budget-samples needs equal epochs, which the space varies; leave it out")
+        # As many epochs as before, so that evaluations and a scheduler's decisions stay as many too.
+        base = base.with_fields({own: max(1, round(options.budget_samples / base.training.epochs))})
     if base.data.dir is not None:  # trials run in folders of their own
         base = base.with_fields({"data.dir": base.data.dir.expanduser().absolute()})
     return Request(
@@ -125,7 +132,7 @@ def plan(request: Request) -> Study:
         ValueError: with one sentence, if not.
     """
     options, space, base = request.options, request.space, request.base
-    space.check(base)
+    tried = space.check(base)
     sampler, trials = _budget(options, space)
     if sampler == "grid":
         for params in space.grid()[:trials]:
@@ -136,8 +143,7 @@ def plan(request: Request) -> Study:
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if gpus or options.address else 0.0
     _check_machine(options, gpus_per_worker, len(gpus))
-    batches = space.domains.get("training.batch_size")
-    for batch_size in batches.grid(2) if batches else [base.training.batch_size]:
+    for batch_size in dict.fromkeys(config.training.batch_size for config in tried):
         require(
             batch_size % options.workers == 0,
             f"training.batch_size {batch_size} does not split evenly over {options.workers} workers",
@@ -173,7 +179,7 @@ def describe(study: Study, question: Question) -> str:
     varied = study.space.domains
     count = f"{_count(study.trials, 'config')} x {_count(study.replicates, 'replicate')}"
     facts: dict[str, Any] = {"sampler": study.sampler, "scheduler": study.scheduler, "seed": study.seed}
-    facts |= {path: attrgetter(path)(study.base) for path in _SIZES if path not in varied}
+    facts |= {path: attrgetter(path)(study.base) for path in _SIZES if path not in study.space.varied}
     facts |= {"workers": study.workers, "GPUs per worker": study.gpus_per_worker, "folder": study.out}
     lines = [f"{study.name}: {question.title}", f"{count} = {study.trials * study.replicates} trials", ""]
     lines += [f"{name:<{max(map(len, facts))}}  {_shown(value)}" for name, value in facts.items()]
@@ -182,8 +188,9 @@ def describe(study: Study, question: Question) -> str:
     if study.sampler != "grid":
         lines += [f"{path}  {domain}" for path, domain in varied.items()]
     elif varied:
-        rows = [[_shown(value) for value in params.values()] for params in study.space.grid()]
-        columns = list(zip(varied, *rows[: study.trials], strict=True))
+        grid = study.space.grid()[: study.trials]
+        paths = dict.fromkeys(path for params in grid for path in params)
+        columns = [[path, *(_shown(params.get(path, "")) for params in grid)] for path in paths]
         widths = [max(map(len, column)) for column in columns]
         for row in zip(*columns, strict=True):
             lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))

@@ -55,6 +55,26 @@ class Domain(ABC):
         """Whether the grid holds every value of the domain."""
         return False
 
+    def fields(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The trial's fields, by their paths, that the params of this domain stand for."""
+        return {path: params[path]}
+
+    def params(self, trial: Suggests, path: str) -> dict[str, Any]:
+        """What the domain contributes to a config's params."""
+        return {path: self.suggest(trial, path)}
+
+    def draws(self, params: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """The draws, by their names, from which `params` makes these."""
+        return self.encode(params[path], path)
+
+    def points(self, levels: int, path: str) -> list[dict[str, Any]]:
+        """The params of the grid's values."""
+        return [{path: value} for value in self.grid(levels)]
+
+    def without(self, paths: Sequence[str]) -> "Domain":  # noqa: ARG002
+        """The domain that no longer varies the fields at these paths."""
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """The domain as study.json keeps it."""
         return {"type": type(self).__name__, **asdict(self)}
@@ -218,69 +238,180 @@ class Simplex(Domain):
 
 
 @dataclass(frozen=True)
+class Cases(Domain):
+    """One of several named cases, unordered. Each sets fields of its own: to a value, or by a domain.
+
+    `{"subspaces": Cases({"no": {"model.style_dim": 0}, "yes": {"model.style_dim": Integer(1, 16)}})}` draws a
+    size only where there are subspaces. A config's params name the case and hold what was drawn in it; a
+    field that a case does not name stays what it is in the base.
+    """
+
+    cases: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        require(len(self.cases) >= 1, "Cases needs at least one case, got none")
+        for name, fields in self.cases.items():
+            nested = [path for path, value in fields.items() if isinstance(value, Cases)]
+            require(not nested, f"Cases cannot hold further Cases, got one in the case {name!r}")
+
+    def suggest(self, trial: Suggests, path: str) -> str:
+        """The name of one case."""
+        return str(trial.suggest_categorical(path, tuple(self.cases)))
+
+    def grid(self, levels: int) -> list[str]:  # noqa: ARG002
+        """All names, in their order."""
+        return list(self.cases)
+
+    @property
+    def is_finite(self) -> bool:
+        """Where each domain of each case is."""
+        return all(domain.is_finite for name in self.cases for domain in self._domains(name).values())
+
+    def fields(self, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What the case sets, with what was drawn in it."""
+        name = params[path]
+        require(name in self.cases, f"unknown case {name!r} of {path}; there are {', '.join(self.cases)}")
+        return {**self.cases[name], **{each: params[each] for each in self._domains(name)}}
+
+    def params(self, trial: Suggests, path: str) -> dict[str, Any]:
+        """The case's name, and what its domains draw, under names that tell cases apart."""
+        name = self.suggest(trial, path)
+        drawn = self._domains(name).items()
+        return {path: name} | {each: domain.suggest(trial, f"{each} ({name})") for each, domain in drawn}
+
+    def draws(self, params: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """Of the case, and within it."""
+        encoded = {path: params[path]}
+        for each, domain in self._domains(params[path]).items():
+            encoded |= domain.encode(params[each], f"{each} ({params[path]})")
+        return encoded
+
+    def points(self, levels: int, path: str) -> list[dict[str, Any]]:
+        """Case by case, all combinations of the grids of its domains."""
+        found = []
+        for name in self.cases:
+            domains = self._domains(name)
+            grids = (domain.grid(levels) for domain in domains.values())
+            found += [{path: name, **dict(zip(domains, values, strict=True))} for values in product(*grids)]
+        return found
+
+    def without(self, paths: Sequence[str]) -> "Cases":
+        """The cases, none of which sets these fields or parts of them."""
+        return Cases({name: _without(fields, paths) for name, fields in self.cases.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Names as options, and what each case sets."""
+        cases = {
+            name: {
+                path: value.to_json() if isinstance(value, Domain) else value
+                for path, value in fields.items()
+            }
+            for name, fields in self.cases.items()
+        }
+        return {"type": "Cases", "options": list(self.cases), "cases": cases}
+
+    def _domains(self, name: str) -> dict[str, Domain]:
+        """Those that draw a field in this case."""
+        return {path: value for path, value in self.cases[name].items() if isinstance(value, Domain)}
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """The fields that a question varies, each with its domain, and those that it fixes.
 
-    Both are named by dotted paths of `TrialConfig`. `base` is stronger than a preset and weaker than
-    the command line.
+    Both are named by dotted paths of `TrialConfig`; only the name of `Cases` is free. `base` is stronger than
+    a preset and weaker than cases and the command line.
     """
 
     domains: Mapping[str, Domain]
     base: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for path in self.domains:
-            require(path not in self.base, f"search space both varies and fixes {path!r}; leave one out")
-            whole = next((other for other in self.domains if path.startswith(f"{other}.")), None)
+        setters = [(name, path) for name in self.domains for path in self._set_by(name)]
+        for name, path in setters:
+            twice = path in self.base and path == name
+            require(not twice, f"search space both varies and fixes {path!r}; leave one out")
+            others = (other for owner, other in setters if owner != name)
+            whole = next((other for other in others if f"{path}.".startswith(f"{other}.")), None)
             require(whole is None, f"search space varies {path!r} and the whole of {whole!r}; leave one out")
 
-    def check(self, base: TrialConfig) -> None:
-        """Raise ValueError, in one sentence, unless every value of every domain makes a valid trial."""
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Paths of all fields that configs may differ in."""
+        return tuple(dict.fromkeys(path for name in self.domains for path in self._set_by(name)))
+
+    def check(self, base: TrialConfig) -> list[TrialConfig]:
+        """Raise ValueError, in one sentence, unless every value of every domain makes a valid trial.
+
+        Returns:
+            The trials that were tried, each value of each domain in one of them.
+        """
         known = field_paths(base)
-        for path in (*self.domains, *self.base):
+        for path in (*self.varied, *self.base):
             guess = get_close_matches(path, known, n=1)
             hint = f"; did you mean {guess[0]!r}?" if guess else ""
             require(path in known, f"search space names no trial field {path!r}{hint}")
-        first = {path: domain.grid(2)[0] for path, domain in self.domains.items()}
-        for path, domain in self.domains.items():
-            require(not path.startswith("data."), f"{path} cannot be varied; start one study for each value")
-            if path == "objective.weights" and isinstance(domain, Simplex):
+        for path in self.varied:
+            fixed = path.startswith("data.")
+            require(not fixed, f"{path} cannot be varied; start one study for each value")
+        for name, domain in self.domains.items():
+            shadows = isinstance(domain, Cases) and name in known
+            require(not shadows, f"cases cannot be named {name!r} like a field; choose another name")
+            if name == "objective.weights" and isinstance(domain, Simplex):
                 modalities = len(DATASETS[base.data.name].modalities)
                 require(
                     domain.size == modalities + 1,
                     f"objective.weights needs a Simplex of size {modalities + 1} for {base.data.name}, one "
                     f"weight per modality and the prior's, got size {domain.size}",
                 )
-            for value in domain.grid(_FEW):
+        points = {name: domain.points(_FEW, name) for name, domain in self.domains.items()}
+        first = {path: value for each in points.values() for path, value in each[0].items()}
+        tried = []
+        for name, each in points.items():
+            for point in each:
                 try:
-                    self.decode({**first, path: value}, base)
+                    tried.append(self.decode({**first, **point}, base))
                 except ValueError as error:
-                    raise ValueError(f"search space gives {path} a value that cannot be: {error}") from None
+                    raise ValueError(f"search space gives {name} a value that cannot be: {error}") from None
+        return tried or [base]
 
     def suggest(self, trial: Suggests) -> dict[str, Any]:
-        """One config's params: a value for each varied field, by its path."""
-        return {path: domain.suggest(trial, path) for path, domain in self.domains.items()}
+        """One config's params: a value for each varied field, by its path, and the name of each case."""
+        params: dict[str, Any] = {}
+        for name, domain in self.domains.items():
+            params |= domain.params(trial, name)
+        return params
 
     def grid(self, levels: int = 4) -> list[dict[str, Any]]:
         """The params of all combinations of the domains' grids; the last domain changes fastest."""
-        grids = (domain.grid(levels) for domain in self.domains.values())
-        return [dict(zip(self.domains, values, strict=True)) for values in product(*grids)]
+        points = (domain.points(levels, name) for name, domain in self.domains.items())
+        return [{path: value for part in parts for path, value in part.items()} for parts in product(*points)]
 
     def encode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The draws, by their names in an Optuna trial, from which `suggest` makes these params."""
-        encoded = (domain.encode(params[path], path) for path, domain in self.domains.items())
-        return {name: draw for draws in encoded for name, draw in draws.items()}
+        encoded: dict[str, Any] = {}
+        for name, domain in self.domains.items():
+            encoded |= domain.draws(params, name)
+        return encoded
 
     def decode(self, params: Mapping[str, Any], base: TrialConfig) -> TrialConfig:
         """The validated trial that has these params and otherwise the base's fields."""
-        assert params.keys() == self.domains.keys(), (params, self.domains)
-        return base.with_fields(params)
+        fields: dict[str, Any] = {}
+        for name, domain in self.domains.items():
+            fields |= domain.fields(name, params)
+        return base.with_fields(fields)
 
     def without(self, paths: Sequence[str]) -> "SearchSpace":
         """The space that no longer varies the fields at these paths, nor parts of them."""
-        fixed = tuple(f"{path}." for path in paths)
-        left = {path: each for path, each in self.domains.items() if not f"{path}.".startswith(fixed)}
+        left = {name: domain.without(paths) for name, domain in _without(self.domains, paths).items()}
         return replace(self, domains=left)
+
+    def _set_by(self, name: str) -> tuple[str, ...]:
+        """Paths of the fields that the domain of this name sets."""
+        domain = self.domains[name]
+        if not isinstance(domain, Cases):
+            return (name,)
+        return tuple(dict.fromkeys(path for fields in domain.cases.values() for path in fields))
 
 
 @dataclass(frozen=True)
@@ -333,6 +464,12 @@ def load_question(name: str, folder: Path) -> Question:
         raise ValueError(f"space file {path} defines no SPACE = SearchSpace(...)")
     title, _, description = (module.__doc__ or "").strip().partition("\n")
     return Question(name=path.stem, title=title, description=description.strip(), space=space)
+
+
+def _without(fields: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """The fields that are none of these, nor parts of them."""
+    dropped = tuple(f"{path}." for path in paths)
+    return {path: value for path, value in fields.items() if not f"{path}.".startswith(dropped)}
 
 
 def _require_interval(what: str, low: float, high: float) -> None:

@@ -232,6 +232,34 @@ def test_report_of_a_study_that_sweeps_nothing(tmp_path):
     assert "The space varies no field" in page.text
 
 
+def test_report_shows_what_cases_set_and_takes_them_as_levels(tmp_path):
+    configs = [
+        {"objective.name": name, "subspaces": case} for name in ("mvae", "mmjsd") for case in ("no", "own")
+    ]
+    configs[1]["model.style_dim"], configs[3]["model.style_dim"] = 2, 3
+    cases = {
+        "no": {"model.content_dim": 20},
+        "own": {"model.style_dim": {"type": "Integer", "low": 1, "high": 4}},
+    }
+    domains = {
+        "objective.name": {"type": "Choice", "options": ["mvae", "mmjsd"]},
+        "subspaces": {"type": "Cases", "options": list(cases), "cases": cases},
+    }
+    run = write_study(
+        tmp_path / "cases",
+        configs,
+        lambda params: 0.3 + 0.2 * (params["subspaces"] == "own"),
+        replicates=3,
+        study={"domains": domains},
+    )
+    text = report(run).text
+    assert "no (model.content_dim 20); own (model.style_dim 1 to 4)" in text
+    assert "model.content_dim 16" not in text  # of the base, which the cases override
+    effect = next(each.effect for each in find(load(run)).effects if each.factor.path == "subspaces")
+    assert (effect.best.level, effect.worst.level) == ("own", "no")
+    assert abs(effect.difference - 0.2) < 0.03
+
+
 def test_report_of_an_unfinished_study_says_what_is_missing(tmp_path):
     states = {(0, 0): "RUNNING", (0, 1): "PLANNED", (1, 0): "DIVERGED", (2, 1): "FAILED", (3, 0): "STOPPED"}
     run = write_study(

@@ -79,10 +79,13 @@ def refused(capsys, line):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("--dry-run", "--space is missing; choose one of fusion, priors, smoke, subspaces, or give a file"),
+        (
+            "--dry-run",
+            "--space is missing; choose one of fusion, paper, priors, smoke, subspaces, or give a file",
+        ),
         (
             "--space subspacs",
-            "unknown space 'subspacs'; did you mean 'subspaces'? choose one of fusion, priors,",
+            "unknown space 'subspacs'; did you mean 'subspaces'? choose one of fusion, paper,",
         ),
         ("--space none.py", "no space file at none.py"),
         (
@@ -101,6 +104,11 @@ def refused(capsys, line):
         ("--space smoke --objective.weights", "--objective.weights needs a value"),
         ("--space smoke --trials", "--trials needs a value: INT"),
         ("--space smoke --objective.beta -1", "beta must be finite and >= 0, got -1.0"),
+        ("--space smoke --budget-samples 0.5", "budget_samples must be >= 1, got 0.5"),
+        (
+            "--space smoke --budget-samples 9 --data.samples_per_epoch 9",
+            "--budget-samples and --data.samples_per_epoch contradict each other",
+        ),
         ("--space smoke --budget 2d", "budget must be a time such as 90s, 30m or 2h, got '2d'"),
         (
             "--space smoke --objective.name mmjds",
@@ -217,6 +225,31 @@ def test_a_field_of_the_command_line_is_no_longer_varied(tuner):
     assert (tuner.study.sampler, tuner.study.trials) == ("grid", 1)
     start("--space priors --out c --objective.weights .1 .2 .3 .4")
     assert tuner.study.space.grid() == [{}]
+
+
+def test_cases_show_in_a_dry_run_and_yield_to_the_command_line(capsys, tuner):
+    assert start("--space paper --preset paper --dataset digits --dry-run") == 0
+    last = [line.split() for line in capsys.readouterr().out.splitlines()][-7:]
+    assert last[0] == ["objective.name", "subspaces"]
+    assert last[-1] == ["mmjsd", "4", "each"]
+    start("--space paper --preset paper --dataset digits --out a --training.learning_rate 0.01")
+    rates = {
+        tuner.study.space.decode(params, tuner.study.base).training.learning_rate
+        for params in tuner.study.space.grid()
+    }
+    assert rates == {0.01}
+
+
+def test_a_budget_of_samples_is_cut_into_the_same_number_of_epochs(capsys, tuner, tmp_path):
+    start("--space subspaces --out a --training.epochs 8 --budget-samples 1e6")
+    base = tuner.study.base
+    assert (base.training.epochs, base.data.samples_per_epoch) == (8, 125_000)
+    space = "from study.space import *\nSPACE = SearchSpace({'training.epochs': Choice((1, 2))})\n"
+    (tmp_path / "own.py").write_text(space)
+    line = "--space own.py --budget-samples 100"
+    assert refused(capsys, line).startswith("--budget-samples needs equal epochs, which the space varies")
+    start(f"{line} --training.epochs 4 --out b")
+    assert tuner.study.base.data.samples_per_epoch == 25
 
 
 def test_sampler_and_number_of_trials_follow_the_space(tuner):

@@ -14,6 +14,7 @@ from scipy import stats
 
 from study.config import TrialConfig
 from study.space import (
+    Cases,
     Choice,
     Integer,
     LogUniform,
@@ -130,6 +131,79 @@ def test_json_names_the_type_and_survives_a_file(domain):
     assert len(values) > 1
 
 
+CASES = SearchSpace(
+    {
+        "objective.beta": Choice((1.0, 2.0)),
+        "subspaces": Cases(
+            {
+                "none": {"model.style_dim": 0, "model.content_dim": 20},
+                "own": {"model.style_dim": Integer(1, 4), "objective.beta_style": LogUniform(0.5, 8.0)},
+                "weighted": {"objective.weights": Simplex(4)},
+            }
+        ),
+    },
+    base={"model.content_dim": 12, "model.style_dim": 3},
+)
+
+
+@given(st.data())
+def test_a_case_draws_its_own_fields_and_leaves_the_others_to_the_base(data):
+    params = CASES.suggest(Draws(data.draw))
+    base = BASE.with_fields(CASES.base)
+    config = CASES.decode(params, base)
+    if params["subspaces"] == "none":
+        assert params.keys() == {"objective.beta", "subspaces"}
+        assert (config.model.style_dim, config.model.content_dim) == (0, 20)
+    elif params["subspaces"] == "own":
+        assert config.model.style_dim == params["model.style_dim"] in (1, 2, 3, 4)
+        assert config.model.content_dim == 12
+    else:
+        assert config.objective.weights == params["objective.weights"]
+        assert config.model == base.model
+
+
+@given(st.data())
+def test_draws_of_cases_give_their_params_back(data):
+    params = data.draw(st.sampled_from(CASES.grid(3)))
+    again = CASES.suggest(optuna.trial.FixedTrial(CASES.encode(params)))
+    weights = again.pop("objective.weights", ()), params.pop("objective.weights", ())
+    assert_allclose(*weights, atol=1e-9)
+    assert again == params
+
+
+def test_grid_of_cases_runs_through_each_case():
+    space = SearchSpace({"style": Cases({"no": {}, "yes": {"model.style_dim": Integer(1, 3)}})})
+    grid = space.grid()
+    assert grid == [{"style": "no"}, *({"style": "yes", "model.style_dim": size} for size in (1, 2, 3))]
+    assert space.domains["style"].is_finite
+    assert not CASES.domains["subspaces"].is_finite
+    assert len(CASES.grid(2)) == 2 * (1 + 4 * 2 + 10)
+
+
+def test_cases_serve_optunas_samplers_of_conditional_spaces():
+    sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, group=True, n_startup_trials=5)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    base = BASE.with_fields(CASES.base)
+
+    def objective(trial):
+        params = CASES.suggest(trial)
+        assert CASES.encode(params).keys() == trial.params.keys()
+        config = CASES.decode(params, base)
+        return (params["subspaces"] == "own") + config.objective.beta_style / 10
+
+    study.optimize(objective, n_trials=30)
+    assert study.best_params["subspaces"] == "own"
+    assert study.best_value > 1.6
+
+
+def test_fields_that_a_command_line_fixes_leave_the_cases():
+    left = CASES.without(["model.style_dim", "objective.beta"])
+    assert left.varied == ("model.content_dim", "objective.beta_style", "objective.weights")
+    assert left.suggest(optuna.trial.FixedTrial({"subspaces": "none"})) == {"subspaces": "none"}
+    config = left.decode({"subspaces": "none"}, BASE)
+    assert config.model == BASE.with_fields({"model.content_dim": 20}).model
+
+
 def test_grids_worked_by_hand():
     assert Integer(2, 5).grid(2) == [2, 3, 4, 5]
     assert Integer(1, 1000, log=True).grid(4) == [1, 10, 100, 1000]
@@ -198,6 +272,12 @@ def test_tpe_finds_good_weights_on_the_simplex():
         (lambda: LogUniform(0, 1), "LogUniform needs low > 0, got 0"),
         (lambda: Simplex(1), "Simplex needs a size of at least 2, got 1"),
         (lambda: Simplex(4, lower=0.25), r"Simplex of size 4 needs lower in \[0, 1/4\), got 0.25"),
+        (lambda: Cases({}), "Cases needs at least one case, got none"),
+        (lambda: Cases({"a": {"b": Cases({"c": {}})}}), "cannot hold further Cases, got one in the case 'a'"),
+        (
+            lambda: SearchSpace({"objective.beta": Choice((1,)), "own": Cases({"a": {"objective.beta": 2}})}),
+            "varies 'objective.beta' and the whole of 'objective.beta'",
+        ),
         (lambda: Uniform(0, 1).grid(1), "a grid needs at least 2 levels, got 1"),
         (
             lambda: SearchSpace({"objective.beta": Uniform(1, 2)}, base={"objective.beta": 1}),
@@ -234,6 +314,11 @@ def test_refuses_what_is_no_domain(make, sentence):
             "objective.weights needs a Simplex of size 4 for digits, .* got size 3",
         ),
         ({"model.style_dim.svhm": Choice((1, 2))}, "did you mean 'model.style_dim.svhn'"),
+        ({"own": Cases({"a": {"objective.bta": 1}})}, "did you mean 'objective.beta'"),
+        ({"own": Cases({"a": {"data.name": "digits"}})}, "data.name cannot be varied"),
+        ({"own": Cases({"a": {"objective.beta": -1}})}, "gives own .*: beta must be .* >= 0, got -1"),
+        ({"own": Cases({"a": {"objective.beta": Uniform(-1, 1)}})}, "gives own .* got -1"),
+        ({"model.width": Cases({"a": {"objective.beta": 1}})}, "cases cannot be named 'model.width'"),
     ],
 )
 def test_check_refuses_a_domain_that_trials_would_refuse(domains, sentence):
@@ -292,7 +377,8 @@ def test_each_question_says_what_it_asks_and_makes_valid_trials(name):
 
 
 def test_lists_the_questions_of_the_project():
-    assert set(list_questions(SPACES)) >= {"subspaces", "priors", "fusion", "smoke"}
+    assert set(list_questions(SPACES)) >= {"subspaces", "priors", "fusion", "paper", "smoke"}
+    assert len(load_question("paper", SPACES).space.grid()) == 6
     assert len(load_question("subspaces", SPACES).space.grid()) == 8
     assert len(load_question("fusion", SPACES).space.grid()) == 4
 
