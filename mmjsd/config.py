@@ -97,6 +97,9 @@ class ObjectiveConfig:
     weights: tuple[float, ...] | None = None
     """pi: one weight per modality in the model's order, then the prior's; none: all equal."""
 
+    importance_samples: int | None = None
+    """Draws of mmvae's importance-weighted bound (IWAE); none: its ELBO, with divergences in closed form."""
+
     total_correlation: float = 0.9
     """mvtcae's alpha: share of its bound on the total correlation; the rest is the joint ELBO's."""
 
@@ -127,6 +130,12 @@ class ObjectiveConfig:
                 "leave fusion out or choose objective mmjsd",
             )
         require(self.prior_samples >= 1, f"prior_samples must be >= 1, got {self.prior_samples}")
+        draws = self.importance_samples
+        require(draws is None or draws >= 1, f"importance_samples must be >= 1, got {draws}")
+        require(
+            draws is None or self.name == "mmvae",
+            f"importance_samples is mmvae's, got objective {self.name!r}; leave it out or choose mmvae",
+        )
         alpha = self.total_correlation
         require(0 <= alpha <= 1, f"total_correlation must lie in [0, 1], got {alpha}")
         for name in ("beta", "beta_content", "beta_style"):

@@ -94,9 +94,10 @@ class Mixture:
         assert choice is not None
         return choose(self.experts, self.weights, choice)
 
-    def log_prob(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, z: Float[Tensor, "*sample batch latent"]) -> Float[Tensor, "*sample batch"]:
         """log Σ_k w_k q_k(z) in nats: the density of the whole mixture, whichever expert z was drawn from."""
-        return torch.logsumexp(self.weights.log() + self.experts.log_prob(z), dim=0)
+        log_densities = self.experts.log_prob(z[..., None, :, :])
+        return torch.logsumexp(self.weights.log() + log_densities, dim=-2)
 
 
 def per_expert(weights: Float[Tensor, "expert *batch"], experts: Gaussian) -> Float[Tensor, "expert ..."]:

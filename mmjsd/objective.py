@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import log
 
 import torch
 from jaxtyping import Bool, Float
@@ -82,9 +83,9 @@ class Draws:
     Drawn for the whole batch and cut by rows, it gives W workers the numbers that one would see.
     """
 
-    content: Float[Tensor, "batch content"]
+    content: Float[Tensor, "batch *sample content"]
     choice: Float[Tensor, " batch"]
-    style: Mapping[str, Float[Tensor, "batch style"]]
+    style: Mapping[str, Float[Tensor, "batch *sample style"]]
     unimodal: Mapping[str, Float[Tensor, "batch content"]] = field(default_factory=dict)
     prior: Float[Tensor, "batch sample expert content"] | None = None
 
@@ -99,12 +100,19 @@ class Draws:
         )
 
 
-def draw_latents(model: MultimodalVae, batch: int, generator: torch.Generator) -> Draws:
-    """Noise of content, choice of expert and styles of `batch` samples, on the generator's device."""
+def draw_latents(
+    model: MultimodalVae, batch: int, generator: torch.Generator, num_samples: int | None = None
+) -> Draws:
+    """Noise of content, choice of expert and styles of `batch` samples, on the generator's device.
+
+    Args:
+        num_samples: of content and styles, an axis of its own; none: one, without the axis.
+    """
+    shape = (batch,) if num_samples is None else (batch, num_samples)
     return Draws(
-        content=_normal(generator, batch, model.config.content_dim),
+        content=_normal(generator, *shape, model.config.content_dim),
         choice=torch.rand(batch, generator=generator, device=generator.device),
-        style={name: _normal(generator, batch, size) for name, size in model.style_dims.items()},
+        style={name: _normal(generator, *shape, size) for name, size in model.style_dims.items()},
     )
 
 
@@ -114,7 +122,7 @@ def draw(model: MultimodalVae, batch: int, generator: torch.Generator) -> Draws:
     alone = model.modalities if objective.name == "mvae" else ()
     mixture_prior = objective.name == "mmjsd" and objective.dynamic_prior == "mixture"
     return replace(
-        draw_latents(model, batch, generator),
+        draw_latents(model, batch, generator, objective.importance_samples),
         unimodal={name: _normal(generator, batch, content) for name in alone},
         prior=_normal(generator, batch, objective.prior_samples, len(model.modalities) + 1, content)
         if mixture_prior
@@ -130,7 +138,7 @@ class Terms:
     """The negative bound that training minimises, with all weights applied."""
 
     reconstruction: Mapping[str, Float[Tensor, " batch"]]
-    """-log p(x_j | c, s_j), c from the joint posterior, without its weight."""
+    """-log p(x_j | c, s_j), c from the joint posterior, without its weight; the mean over several draws."""
 
     content_divergence: Float[Tensor, " batch"]
     """Divergence of the content's posteriors, without beta."""
@@ -162,6 +170,15 @@ def elbo(
                 by 1 − α π_j (Hwang et al. 2021, Multi-View Representation Learning via Total
                 Correlation Objective, NeurIPS, where π_j = 1/M; π is renormalised without the prior)
 
+    With `objective.importance_samples` = K the loss of mmvae is instead (Shi et al. 2019,
+    https://arxiv.org/abs/1911.03393, Eq. 3; all weights one make it a bound)
+
+        loss = −log 1/K Σ_k exp(Σ_j (λ_j log p(x_j | c_k, s_jk) − β β_s β_j log q(s_jk | x_j)/p(s_jk))
+                                − β β_c log q(c_k | X)/p(c_k))
+
+    where all K draws of a sample come from one expert, drawn by π, and q(c | X) is the whole mixture.
+    The divergences among its terms are means of these logarithms over the draws.
+
     Args:
         model: holds the resolved objective.
         x: the modalities of the batch; one that no sample has is left out.
@@ -175,6 +192,8 @@ def elbo(
     assert objective.style_weights
     posteriors = model.posteriors(x)
     joint = model.joint(posteriors, objective.fusion, present)
+    if objective.importance_samples is not None:
+        return _importance_weighted(model, x, draws, posteriors, joint, present)
     content = joint.choose(draws.choice).sample(draws.content)
     shares = _reconstruction_shares(model, posteriors, present, content)
     divergence = _content_divergence(model, posteriors, joint, draws, present)
@@ -199,6 +218,39 @@ def elbo(
         style_divergence[name] = _where(here, style_kl)
         loss = loss + _where(here, own_loss)
     return Terms(loss, reconstruction, divergence, style_divergence)
+
+
+def _importance_weighted(
+    model: MultimodalVae,
+    x: Mapping[str, Tensor],
+    draws: Draws,
+    posteriors: Mapping[str, Posterior],
+    joint: Mixture,
+    present: Mapping[str, Bool[Tensor, " batch"]] | None,
+) -> Terms:
+    objective = model.objective
+    assert objective.reconstruction_weights
+    assert objective.style_weights
+    expert = joint.choose(draws.choice)
+    content = expert.sample(draws.content.movedim(1, 0))
+    samples, batch = content.shape[:2]
+    divergence = joint.log_prob(content) - standard_like(expert).log_prob(content)
+    log_weights = -objective.beta * objective.beta_content * divergence
+    reconstruction, style_divergence = {}, {}
+    for name, own in posteriors.items():
+        style = own.style.sample(draws.style[name].movedim(1, 0))
+        likelihood = model.decode(content.flatten(0, 1), {name: style.flatten(0, 1)})[name]
+        repeated = x[name].expand(samples, *x[name].shape).flatten(0, 1)
+        nll = -likelihood.log_prob(repeated).reshape(samples, batch)
+        log_ratio = own.style.log_prob(style) - standard_like(own.style).log_prob(style)
+        style_weight = objective.beta * objective.beta_style * objective.style_weights[name]
+        own_loss = objective.reconstruction_weights[name] * nll + style_weight * log_ratio
+        here = None if present is None else present.get(name)
+        log_weights = log_weights - _where(here, own_loss)
+        reconstruction[name] = _where(here, nll).mean(0)
+        style_divergence[name] = _where(here, log_ratio).mean(0)
+    loss = log(samples) - torch.logsumexp(log_weights, dim=0)
+    return Terms(loss, reconstruction, divergence.mean(0), style_divergence)
 
 
 def _content_divergence(
@@ -244,5 +296,7 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
-def _where(here: Bool[Tensor, " batch"] | None, values: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def _where(
+    here: Bool[Tensor, " batch"] | None, values: Float[Tensor, "*sample batch"]
+) -> Float[Tensor, "*sample batch"]:
     return values if here is None else torch.where(here, values, torch.zeros_like(values))

@@ -55,6 +55,16 @@ REFUSED = [
         "mvtcae is defined with the product posterior, got fusion 'mixture'; leave fusion out or choose "
         "objective mmjsd",
     ),
+    (
+        ObjectiveConfig,
+        {"importance_samples": 5},
+        "importance_samples is mmvae's, got objective 'mmjsd'; leave it out or choose mmvae",
+    ),
+    (
+        ObjectiveConfig,
+        {"name": "mmvae", "importance_samples": 0},
+        "importance_samples must be >= 1, got 0",
+    ),
     (ObjectiveConfig, {"total_correlation": 1.1}, "total_correlation must lie in [0, 1], got 1.1"),
     (ObjectiveConfig, {"total_correlation": math.nan}, "total_correlation must lie in [0, 1], got nan"),
     (ObjectiveConfig, {"prior_samples": 0}, "prior_samples must be >= 1, got 0"),

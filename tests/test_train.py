@@ -57,10 +57,11 @@ def test_the_loss_falls():
         ObjectiveConfig(dynamic_prior="mixture", prior_samples=2),
         ObjectiveConfig(name="mvae"),
         ObjectiveConfig(name="mmvae"),
+        ObjectiveConfig(name="mmvae", importance_samples=2),
         ObjectiveConfig(name="mopoe"),
         ObjectiveConfig(name="mvtcae"),
     ],
-    ids=lambda objective: f"{objective.name}-{objective.dynamic_prior}",
+    ids=lambda objective: f"{objective.name}-{objective.dynamic_prior}-{objective.importance_samples}",
 )
 def test_resumed_training_gives_the_numbers_of_undisturbed_training(objective, tmp_path):
     undisturbed = model(objective)
