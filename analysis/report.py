@@ -57,20 +57,21 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """The picture of one trial's generated samples."""
+    """A picture of one trial's generated samples."""
 
     label: str
     trial: Trial
+    file: Path
 
     @property
     def name(self) -> str:
         """Of its copy among the figures."""
-        return f"samples_{self.trial.samples.name}"
+        return f"samples_{self.trial.samples.name}_{self.file.name}"
 
     @property
     def data_url(self) -> str:
         """The picture itself, as an address within the page."""
-        return f"data:image/png;base64,{base64.b64encode(self.trial.samples.read_bytes()).decode()}"
+        return f"data:image/png;base64,{base64.b64encode(self.file.read_bytes()).decode()}"
 
 
 def write_report(*runs: Path, out: Path | None = None) -> Path:
@@ -87,10 +88,11 @@ def write_report(*runs: Path, out: Path | None = None) -> Path:
     study = load(*runs)
     folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
     drawings, grids = draw(study.findings, study.importances), _sample_grids(study.findings)
+    conditional = _conditional_samples(grids[0].trial) if grids else []
     environment, shown = _environment(), _shown(study)
-    _write_figures(folder / "figures", drawings, grids)
+    _write_figures(folder / "figures", drawings, [*grids, *conditional])
     _write_tables(folder / "tables", study, shown, environment)
-    context = _context(study, shown, drawings, grids)
+    context = {**_context(study, shown, drawings, grids), "conditional": conditional}
     (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
@@ -123,7 +125,7 @@ def _sample_grids(findings: Findings) -> list[SampleGrid]:
     drawn = [
         (finding, pictured[0])
         for finding in findings.configs
-        if (pictured := [trial for trial in finding.config.complete if trial.samples.is_file()])
+        if (pictured := [trial for trial in finding.config.complete if trial.overview.is_file()])
     ]
     last = len(drawn) - 1
     names = {0: "Best", last // 2: "Median", last: "Worst"} if last > 1 else {0: "Best", last: "Worst"}
@@ -131,9 +133,15 @@ def _sample_grids(findings: Findings) -> list[SampleGrid]:
         {0: "Best"} if drawn else {}
     )
     return [
-        SampleGrid(f"{name}: config {drawn[place][0].number}", drawn[place][1])
+        SampleGrid(f"{name}: config {drawn[place][0].number}", trial := drawn[place][1], trial.overview)
         for place, name in sorted(picked.items())
     ]
+
+
+def _conditional_samples(trial: Trial) -> list[SampleGrid]:
+    """Pictures of each modality of a trial, generated where it is missing."""
+    files = sorted(trial.samples.glob("conditional_*.png"))
+    return [SampleGrid(file.stem.removeprefix("conditional_"), trial, file) for file in files]
 
 
 def _write_figures(folder: Path, drawings: Sequence[Drawing], grids: Sequence[SampleGrid]) -> None:
@@ -143,7 +151,7 @@ def _write_figures(folder: Path, drawings: Sequence[Drawing], grids: Sequence[Sa
         (folder / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
         (folder / f"{drawing.name}.png").write_bytes(drawing.png)
     for grid in grids:
-        shutil.copyfile(grid.trial.samples, folder / grid.name)
+        shutil.copyfile(grid.file, folder / grid.name)
 
 
 def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environment: Environment) -> None:

@@ -85,7 +85,12 @@ class Trial:
     device_s: float
     objective_value: float | None
     samples: Path
-    """Where the picture of its generated samples lies, if it was drawn."""
+    """Where the pictures of its generated samples lie, if they were drawn."""
+
+    @property
+    def overview(self) -> Path:
+        """The picture that sums up the others."""
+        return self.samples / "overview.png"
 
     @property
     def is_complete(self) -> bool:
@@ -105,7 +110,7 @@ class Trial:
             device=row["device"],
             device_s=row["device_s"],
             objective_value=objective if objective is not None and isfinite(objective) else None,
-            samples=folder / "samples" / f"{row['trial_id'].rpartition('/')[2]}.png",
+            samples=folder / "samples" / row["trial_id"].rpartition("/")[2],
         )
 
 

@@ -1,4 +1,4 @@
-"""Runs one trial and keeps everything it shows: Parquet, checkpoints, TensorBoard, sample grid."""
+"""Runs one trial and keeps everything it shows: Parquet, checkpoints, TensorBoard, pictures."""
 
 import json
 import os
@@ -191,13 +191,13 @@ class _Recorder:
                     "/".join(part for part in parts if part), score.value, measurement.epoch
                 )
         if "test" in measurement.scores:
-            grid = measurement.draw()
-            self.board.add_image("samples", grid, measurement.epoch, dataformats="HWC")
-            file = self.trial.out / "samples" / f"{self.trial.trial_id}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f".{file.name}.{os.getpid()}")
-            Image.fromarray(grid).save(temporary, format="PNG", optimize=True)
-            os.replace(temporary, file)
+            folder = self.trial.out / "samples" / self.trial.trial_id
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, picture in measurement.draw().items():
+                self.board.add_image(f"samples/{name}", picture, measurement.epoch, dataformats="HWC")
+                temporary = folder / f".{name}.png.{os.getpid()}"
+                Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+                os.replace(temporary, folder / f"{name}.png")
 
     def _restore_objective(self) -> None:
         for row in self.rows:

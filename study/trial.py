@@ -6,17 +6,16 @@ from functools import lru_cache, partial
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mmjsd import data as datasets
 from mmjsd.batches import Pairs
 from mmjsd.classifiers import Classifier, load_classifiers
-from mmjsd.figures import sample_grid
+from mmjsd.figures import draw_figures
 from mmjsd.metrics import Score, classifier_scores, evaluate
 from mmjsd.model import MultimodalVae
+from mmjsd.pictures import Picture
 from mmjsd.train import DivergedError, TrainingState, fit, load_checkpoint, save_checkpoint
 from study.config import OBJECTIVE_METRIC, TrialConfig
 
@@ -39,8 +38,8 @@ class Measurement:
     save: Callable[[Path, Mapping[str, float]], Path]
     """Writes this epoch's checkpoint into a folder, with notes of the caller's."""
 
-    draw: Callable[[], npt.NDArray[np.uint8]]
-    """The sample grid, `[height, width, 3]`."""
+    draw: Callable[[], Mapping[str, Picture]]
+    """Pictures of what the model generates, by name."""
 
     @property
     def objective(self) -> float | None:
@@ -103,7 +102,7 @@ def run_trial(
             wall_s=epoch.wall_s,
             num_samples=epoch.num_samples,
             save=partial(save_checkpoint, model, epoch.state),
-            draw=partial(sample_grid, model, material.splits["test"]),
+            draw=partial(draw_figures, model, material.splits["test"]),
         )
 
 

@@ -81,10 +81,12 @@ def report(run):
 @pytest.fixture(scope="module")
 def subspaces(tmp_path_factory):
     run = write_study(tmp_path_factory.mktemp("runs") / "subspaces", SUBSPACES, shortcut, noise=0.01)
-    (run / "samples").mkdir()
     for config in load(run).configs:
         for trial in config.trials:
-            (run / "samples" / f"{trial.trial_id}.png").write_bytes(b"\x89PNG not really")
+            folder = run / "samples" / trial.trial_id
+            folder.mkdir(parents=True)
+            for name in ("overview", "conditional_mnist", "conditional_svhn", "unconditional"):
+                (folder / f"{name}.png").write_bytes(f"\x89PNG not really {name}".encode())
     return run
 
 
@@ -197,8 +199,10 @@ def test_report_holds_figures_tables_and_samples_of_the_best_config(subspaces, p
     best = findings_of(subspaces).best.config
     assert {"interaction.svg", "main_effects.svg", "trade_off.svg", "learning_curves.svg"} <= figures
     assert {f"{path.stem}.png" for path in map(Path, figures) if path.suffix == ".svg"} <= figures
-    assert f"samples_{best.complete[0].trial_id}.png" in figures
-    assert sum(link.startswith("data:image/png;base64,") for link in page.links) == 3
+    samples = f"samples_{best.complete[0].trial_id}"
+    assert {f"{samples}_overview.png", f"{samples}_conditional_svhn.png"} <= figures
+    assert sum(link.startswith("data:image/png;base64,") for link in page.links) == 3 + 2
+    assert "svhn is missing" in page.text
     assert "Best: config 1" in page.text
     assert "Worst: config 8" in page.text
     for words in (

@@ -85,15 +85,19 @@ def test_the_objective_is_the_validation_score_of_the_last_epoch(undisturbed):
         assert not [k for k in values if k[0] == name and k[2] == "test" and k[1] < 4]
 
 
-def test_each_trial_leaves_a_model_a_picture_and_its_curves(undisturbed):
+def test_each_trial_leaves_a_model_pictures_and_its_curves(undisturbed):
     out, _ = undisturbed
-    for name in trials(out):
+    for name, row in trials(out).items():
         (checkpoint,) = (out / "checkpoints" / name).iterdir()
         assert set(load(checkpoint).generate(num_samples=2)) == set(load(checkpoint).modalities)
-        assert (out / "samples" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        pictures = {path.name for path in (out / "samples" / name).iterdir()}
+        assert {"overview.png", "unconditional.png", "reconstruction.png"} < pictures
+        assert len([each for each in pictures if each.startswith("conditional_")]) == 3
+        styles = [each for each in pictures if each.startswith("styles_")]
+        assert len(styles) == (3 if row["param.model.style_dim"] else 0)
         board = EventAccumulator(str(out / "tensorboard" / name)).Reload()
         assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
-        assert board.Tags()["images"] == ["samples"]
+        assert {f"samples/{each.removesuffix('.png')}" for each in pictures} == {*board.Tags()["images"]}
 
 
 def test_a_finished_study_is_not_trained_again(undisturbed, environment):
