@@ -127,6 +127,7 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
         ("Preset", study.get("preset")),
         ("Seed", study.get("seed")),
         ("Data set", str(data.get("name") or (base.get("data") or {}).get("name") or "") + digest),
+        ("Quality by features of", (base.get("evaluation") or {}).get("features")),
         ("Hardware", _hardware(manifest.get("hardware") or {})),
         ("Versions", " · ".join(versions)),
         (

@@ -11,6 +11,7 @@ from mmjsd.data import Modality
 ObjectiveName = Literal["mmjsd", "mvae", "mmvae", "mopoe", "mvtcae"]
 Fusion = Literal["mixture", "product"]
 Precision = Literal["float32", "bfloat16"]
+Features = Literal["classifier", "inception"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -221,9 +222,13 @@ class EvaluationConfig:
     importance_samples: int = 12
     """Draws with which each log-likelihood of the test split is estimated; 0: it is not."""
 
+    features: Features = "classifier"
+    """Of images, by which quality is judged: the data set's own classifiers', or Inception's (on a GPU)."""
+
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every must be >= 1, got {self.every}")
         require(self.num_samples >= 2, f"num_samples must be >= 2, got {self.num_samples}")
         require(self.probe_samples >= 10, f"probe_samples must be >= 10, got {self.probe_samples}")
         draws = self.importance_samples
         require(draws >= 0, f"importance_samples must be >= 0, got {draws}")
+        _require_choice("features", self.features, get_args(Features))

@@ -17,6 +17,7 @@ from mmjsd.batches import Batch, PairedSamples, Pairs, Workers
 from mmjsd.classifiers import Classifier
 from mmjsd.config import EvaluationConfig, Fusion
 from mmjsd.gaussian import Gaussian
+from mmjsd.inception import Inception
 from mmjsd.likelihood import log_importance_weights, log_likelihood, log_likelihood_as_released
 from mmjsd.model import MultimodalVae, Posterior, subsets
 from mmjsd.objective import Draws, draw, draw_latents, elbo
@@ -96,6 +97,36 @@ class _Encoded:
         return self.workers.gather(torch.cat(list(parts)))
 
 
+@dataclass(frozen=True)
+class _Judges:
+    """Whose features of samples are taken: the classifiers', which tell the class, and those of quality."""
+
+    classifiers: Mapping[str, Classifier]
+    inception: Inception | None
+    """None: quality is judged by the classifiers' features too."""
+
+    images: tuple[str, ...]
+    """The modalities whose quality is judged."""
+
+    def features(
+        self, found: _Encoded, chunks: Iterable[Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """By modality, a row for each of all samples: for the class, and for quality."""
+        told, judged = [], []
+        for chunk in chunks:
+            told.append({name: self.classifiers[name].features(x) for name, x in chunk.items()})
+            if self.inception:
+                judged.append({name: self.inception.features(chunk[name]) for name in self.images})
+        of_classifiers = {name: found.gather(part[name] for part in told) for name in told[0]}
+        if self.inception:
+            return of_classifiers, {name: found.gather(part[name] for part in judged) for name in self.images}
+        return of_classifiers, {name: of_classifiers[name] for name in self.images}
+
+    def classes(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The likeliest class of each sample, by modality."""
+        return {name: self.classifiers[name].classes(each) for name, each in features.items()}
+
+
 @torch.no_grad()
 def evaluate(
     model: MultimodalVae,
@@ -104,6 +135,7 @@ def evaluate(
     classifiers: Mapping[str, Classifier],
     evaluation: EvaluationConfig,
     final: bool = False,
+    inception: Inception | None = None,
 ) -> list[Score]:
     """All metrics of one split, on pairs and draws that are the same for every trial.
 
@@ -117,7 +149,7 @@ def evaluate(
 
     A final evaluation adds what costs more: log-likelihood by `evaluation.importance_samples` draws
     (`mmjsd.likelihood`), and precision, recall and Fréchet distance of the same generated images
-    (`mmjsd.quality`) by the features of their modality's classifier.
+    (`mmjsd.quality`) by the features of `inception`, or without it of their modality's classifier.
 
     Under torch.distributed each worker takes its rows, and all workers return the same scores.
 
@@ -131,9 +163,11 @@ def evaluate(
     found, seen = _encode(model, pairs), _encode(model, probe_pairs)
     scores = [*_bound_scores(model, found, generator)]  # how many numbers it draws depends on the objective
     generator.manual_seed(_DRAWS_SEED)
+    images = tuple(spec.name for spec in model.specs if spec.kind == "image" and final)
+    judges = _Judges(classifiers, inception, images)
     scores += [
         *_probe_scores(model, found, seen, generator),
-        *_sample_scores(model, found, classifiers, generator, final),
+        *_sample_scores(model, found, judges, generator),
     ]
     if final and evaluation.importance_samples:
         scores += _likelihood_scores(model, found, evaluation.importance_samples, generator)
@@ -211,20 +245,19 @@ def _linear_classes(fitted_on: Tensor, known: Tensor, judged_on: Tensor, what: s
 
 
 def _sample_scores(
-    model: MultimodalVae,
-    found: _Encoded,
-    classifiers: Mapping[str, Classifier],
-    generator: torch.Generator,
-    final: bool,
+    model: MultimodalVae, found: _Encoded, judges: _Judges, generator: torch.Generator
 ) -> Iterator[Score]:
     """Coherence of what is generated and, in a final evaluation, its quality."""
-    real = _real_features(model, found, classifiers) if final else {}
+    real = {}
+    if judges.images:
+        _, features = judges.features(found, (batch.x for _, batch, _ in found.chunks()))
+        real = {name: NormalFit(_array(each)) for name, each in features.items()}
     conditional: dict[Fusion, list[Tensor]] = {posterior: [] for posterior in get_args(Fusion)}
     for each in representations(model.modalities):
         posterior = each.posterior or ""
         draws = draw_latents(model, len(found.samples), generator)
-        features = _generated_features(model, found, classifiers, draws, each)
-        for target, classes in _classes(classifiers, features).items():
+        of_classifiers, features = judges.features(found, _generated(model, found, draws, each))
+        for target, classes in judges.classes(of_classifiers).items():
             coherent = classes == found.samples.labels
             yield _mean(coherent, "coherence", posterior, each.given, target)
             if target not in each.subset:
@@ -234,10 +267,9 @@ def _sample_scores(
     for fused, parts in conditional.items():
         if parts:
             yield _mean(torch.stack(parts).float().mean(0), "mean_coherence", fused)
-    features = _generated_features(
-        model, found, classifiers, draw_latents(model, len(found.samples), generator)
-    )
-    yield from _random_coherence_scores(torch.stack(list(_classes(classifiers, features).values())))
+    draws = draw_latents(model, len(found.samples), generator)
+    of_classifiers, features = judges.features(found, _generated(model, found, draws))
+    yield from _random_coherence_scores(torch.stack(list(judges.classes(of_classifiers).values())))
     yield from _quality_scores(model, real, features)
 
 
@@ -249,43 +281,16 @@ def _random_coherence_scores(classes: Int[Tensor, "modality sample"]) -> Iterato
         yield _mean(agrees[0] == agrees[1], "random_coherence_as_released")
 
 
-def _generated_features(
-    model: MultimodalVae,
-    found: _Encoded,
-    classifiers: Mapping[str, Classifier],
-    draws: Draws,
-    given: Representation | None = None,
-) -> dict[str, Tensor]:
-    """Features of one generated sample of every modality for each of all samples, or of the prior's."""
-
-    def generated() -> Iterator[dict[str, Tensor]]:
-        for rows, _, posteriors in found.chunks():
-            noise = draws.rows(rows)
-            content = noise.content
-            if given:
-                content = given.fuse(model, posteriors, noise.choice).sample(noise.content)
-            yield model.means(content, noise.style)
-
-    return _features(found, classifiers, generated())
-
-
-def _real_features(
-    model: MultimodalVae, found: _Encoded, classifiers: Mapping[str, Classifier]
-) -> dict[str, NormalFit]:
-    """Features of the split's images, by modality."""
-    features = _features(found, classifiers, (batch.x for _, batch, _ in found.chunks()))
-    return {spec.name: NormalFit(_array(features[spec.name])) for spec in model.specs if spec.kind == "image"}
-
-
-def _features(
-    found: _Encoded, classifiers: Mapping[str, Classifier], chunks: Iterable[Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    parts = [{name: classifiers[name].features(x) for name, x in chunk.items()} for chunk in chunks]
-    return {name: found.gather(part[name] for part in parts) for name in parts[0]}
-
-
-def _classes(classifiers: Mapping[str, Classifier], features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: classifiers[name].classes(each) for name, each in features.items()}
+def _generated(
+    model: MultimodalVae, found: _Encoded, draws: Draws, given: Representation | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """One generated sample of every modality for each of all samples, or of the prior's, in chunks."""
+    for rows, _, posteriors in found.chunks():
+        noise = draws.rows(rows)
+        content = noise.content
+        if given:
+            content = given.fuse(model, posteriors, noise.choice).sample(noise.content)
+        yield model.means(content, noise.style)
 
 
 def _array(features: Tensor) -> npt.NDArray[np.float32]:

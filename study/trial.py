@@ -13,6 +13,7 @@ from mmjsd import data as datasets
 from mmjsd.batches import Pairs
 from mmjsd.classifiers import Classifier, load_classifiers
 from mmjsd.figures import draw_figures
+from mmjsd.inception import Inception, find_weights
 from mmjsd.metrics import Score, classifier_scores, evaluate
 from mmjsd.model import MultimodalVae
 from mmjsd.pictures import Picture
@@ -107,6 +108,7 @@ def run_trial(
 
 
 def _scores(model: MultimodalVae, material: _Material, split: str, config: TrialConfig) -> list[Score]:
+    by_inception = split == "test" and config.evaluation.features == "inception"
     try:
         scores = evaluate(
             model,
@@ -114,7 +116,8 @@ def _scores(model: MultimodalVae, material: _Material, split: str, config: Trial
             material.splits["train"],
             material.classifiers,
             config.evaluation,
-            final=split == "test",
+            split == "test",
+            _inception(config.data.dir, str(model.device)) if by_inception else None,
         )
     except FloatingPointError as error:
         raise DivergedError(str(error)) from error
@@ -130,3 +133,9 @@ def _material(name: str, folder: Path | None, device: str) -> _Material:
     data = datasets.load(name, folder)
     splits = {split: Pairs(examples, device) for split, examples in data.splits.items()}
     return _Material(data, splits, load_classifiers(data, device))
+
+
+@lru_cache(maxsize=1)
+def _inception(folder: Path | None, device: str) -> Inception:
+    """Inception's network; kept, as what trials share."""
+    return Inception(find_weights(folder), device)

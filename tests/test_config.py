@@ -96,6 +96,7 @@ REFUSED = [
     (EvaluationConfig, {"num_samples": 1}, "num_samples must be >= 2, got 1"),
     (EvaluationConfig, {"probe_samples": 9}, "probe_samples must be >= 10, got 9"),
     (EvaluationConfig, {"importance_samples": -1}, "importance_samples must be >= 0, got -1"),
+    (EvaluationConfig, {"features": "vgg"}, "unknown features 'vgg'; choose one of classifier, inception"),
 ]
 
 

@@ -82,10 +82,21 @@ def _splits(names):
     return pairs, pairs
 
 
-def _scores(vae, final=False, network=ARGMAX, **changes):
+class Summed:
+    """Takes the place of Inception: one feature, the sum of an image's pixels, and remembers the images."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def features(self, images):
+        self.shapes.append(tuple(images.shape[1:]))
+        return images.flatten(1).sum(1, keepdim=True).repeat(1, 2)
+
+
+def _scores(vae, final=False, network=ARGMAX, inception=None, **changes):
     classifiers = {name: Classifier(network, 1.0, 10) for name in vae.modalities}
     evaluation = EvaluationConfig(**{"num_samples": 600, "probe_samples": 200, **changes})
-    rows = evaluate(vae, *_splits(vae.modalities), classifiers, evaluation, final)
+    rows = evaluate(vae, *_splits(vae.modalities), classifiers, evaluation, final, inception)
     assert len({(row.metric, row.posterior, row.given, row.target) for row in rows}) == len(rows)
     return {(row.metric, row.posterior, row.given, row.target): row for row in rows}
 
@@ -237,6 +248,27 @@ def test_a_decoder_that_draws_half_of_the_classes_loses_recall_of_its_modality_a
     assert scores["precision", "", "left", "right"].value > 0.95
     assert scores["frechet_distance", "", "left", "right"].value > 0.1
     assert scores["recall", "", "left", "middle"].value == pytest.approx(1, abs=1e-3)
+
+
+def test_quality_can_be_judged_by_inceptions_features_and_coherence_is_not(vae):
+    # Pixels sum to 1 in real images, to 1 + 3 / 2 in conditional samples, to 4 / 2 in unconditional ones.
+    inception = Summed()
+    ours, theirs = (
+        _scores(vae, final=True, num_samples=50, importance_samples=0, inception=each)
+        for each in (None, inception)
+    )
+    assert theirs["frechet_distance", "", "left", "right"].value == pytest.approx(2 * 1.5**2, abs=0.1)
+    assert theirs["frechet_distance", "", "", "left"].value == pytest.approx(2 * 1**2, abs=0.1)
+    quality = {"precision", "recall", "precision_as_released", "frechet_distance"}
+    for key in ours:
+        assert key[0] in quality or ours[key] == theirs[key]
+    assert len(inception.shapes) == 3 * (1 + 11 + 1)
+
+
+def test_inception_is_asked_in_a_final_evaluation_alone(vae):
+    inception = Summed()
+    _scores(vae, num_samples=50, inception=inception)
+    assert not inception.shapes
 
 
 def test_quality_is_measured_given_every_subset_and_none(vae):

@@ -148,6 +148,25 @@ def test_refuses_in_one_sentence(capsys, tuner, line, sentence):
     assert not tuner.studies
 
 
+@pytest.mark.parametrize("choice", ["--evaluation.features inception", "--space space.py"])
+def test_refuses_inception_without_its_weights(capsys, monkeypatch, tuner, choice):
+    def find_weights(folder, progress):
+        raise datasets.DataError(f"no weights in {folder}")
+
+    module = ModuleType("mmjsd.inception")
+    module.find_weights = find_weights
+    monkeypatch.setitem(sys.modules, "mmjsd.inception", module)
+    Path("space.py").write_text(
+        '"""Which features?"""\nfrom study.space import Choice, SearchSpace\n'
+        'SPACE = SearchSpace({"evaluation.features": Choice(("classifier", "inception"))})\n'
+    )
+    space = "" if "space.py" in choice else "--space smoke"
+    assert refused(capsys, f"{space} {choice} --out out") == "no weights in None"
+    assert not tuner.studies
+    assert not Path("out", "study.json").exists()
+    assert start("--space smoke --out other") == 0
+
+
 def test_refuses_data_that_are_not_there(capsys, tmp_path):
     sentence = refused(capsys, f"--space fusion --dataset mnist-svhn-text --data-dir {tmp_path}")
     assert str(tmp_path) in sentence
