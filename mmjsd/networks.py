@@ -58,6 +58,33 @@ class CharactersLast(nn.Module):
         return logits.movedim(1, -1)
 
 
+class _ToPixels(nn.ConvTranspose2d):
+    """Doubles height and width with kernels of 4 x 4, faster on a CPU where few channels come out.
+
+    On each axis pixel 2i + p sees what lies at i + p - 1 and at i + p through every other weight of its
+    kernel, which makes four convolutions of 2 x 2. They run as one, whose outputs interleave.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """`[batch, channel, 2 * height, 2 * width]`, as the transposed convolution computes it."""
+        if x.is_cuda:
+            return super().forward(x, output_size)
+        assert self.bias is not None
+        (batch, _, height, width), channels = x.shape, self.out_channels
+        taps = ([3, 1], [2, 0])
+        kernels = [self.weight[:, :, taps[row]][..., taps[column]] for row in (0, 1) for column in (0, 1)]
+        kernel = torch.cat(kernels, dim=1).transpose(0, 1)
+        parts = torch.split(F.conv2d(x, kernel, self.bias.repeat(4), padding=1), channels, dim=1)
+        pixels: Tensor = parts[0].new_empty(batch, channels, 2 * height, 2 * width)
+        for number, part in enumerate(parts):
+            row, column = divmod(number, 2)
+            pixels[:, :, row::2, column::2] = part[:, :, row : row + height, column : column + width]
+        return pixels
+
+
 def _mlp_encoder(width: Width) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, width(400)), nn.ReLU())
 
@@ -91,7 +118,7 @@ def _conv_decoder(latent: int, width: Width) -> nn.Module:
         *(nn.ConvTranspose2d(c, b, 4, 1, 0), nn.ReLU()),
         *(nn.ConvTranspose2d(b, b, 4, 2, 1), nn.ReLU()),
         *(nn.ConvTranspose2d(b, a, 4, 2, 1), nn.ReLU()),
-        nn.ConvTranspose2d(a, 3, 4, 2, 1),
+        _ToPixels(a, 3),
     )
 
 

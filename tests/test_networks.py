@@ -1,11 +1,14 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import Categorical, Laplace
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mmjsd.classifiers import Classifier
 from mmjsd.data import ALPHABET, DATASETS
-from mmjsd.networks import LAPLACE_SCALE, NETWORKS, OneHot, Width
+from mmjsd.networks import LAPLACE_SCALE, NETWORKS, OneHot, Width, _ToPixels
 
 SPECS = {spec.name: spec for dataset in DATASETS.values() for spec in dataset.modalities}
 COUNTS = {"mnist": (330_040, 322_784), "svhn": (236_360, 233_763), "text": (145_704, 143_175)}
@@ -136,3 +139,17 @@ def test_encodes_characters_as_indicators():
     assert encoded.shape == (1, 71, 3)
     assert encoded.sum().item() == 3
     assert encoded[0, 0, 0] == encoded[0, 70, 1] == encoded[0, 3, 2] == 1
+
+
+@given(st.tuples(*[st.integers(1, 4)] * 5), st.integers(0, 2**32 - 1))
+def test_to_pixels_is_the_transposed_convolution_with_its_gradients(shape, seed):
+    batch, inputs, outputs, height, width = shape
+    layer, rng = _ToPixels(inputs, outputs).double(), torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, inputs, height, width, generator=rng, dtype=torch.float64, requires_grad=True)
+    expected = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1)
+    found = layer(x)
+    assert_close(found, expected)
+    weights = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
+    leaves = (x, layer.weight, layer.bias)
+    gradients = [torch.autograd.grad((each * weights).sum(), leaves) for each in (found, expected)]
+    assert_close(*gradients)

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import linalg
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from mmjsd.quality import NormalFit, _from_shares, frechet_distance, precision_recall
 
@@ -122,6 +124,28 @@ def test_agrees_with_the_matrix_root_of_scipy():
     expected = np.square(real.features.mean(0) - generated.features.mean(0)).sum()
     expected += np.trace(covariances[0] + covariances[1] - 2 * root)
     assert frechet_distance(real, generated) == pytest.approx(expected)
+
+
+class AsTheyAre(torch.nn.Identity):
+    """Gives torchmetrics what are features already."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.num_features = num_features
+
+
+@pytest.mark.parametrize(("size", "num_features"), [(300, 64), (40, 64), (500, 1)])
+def test_agrees_with_torchmetrics(size, num_features):
+    rng = np.random.default_rng(2)
+    real, generated = rng.standard_normal((2, size, num_features)) @ rng.standard_normal(
+        (2, num_features, num_features)
+    )
+    generated += rng.standard_normal(num_features)
+    oracle = FrechetInceptionDistance(AsTheyAre(num_features)).set_dtype(torch.float64)
+    oracle.update(torch.from_numpy(real), real=True)
+    oracle.update(torch.from_numpy(generated), real=False)
+    expected = float(oracle.compute())
+    assert frechet_distance(NormalFit(real), NormalFit(generated)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_takes_more_features_than_samples():
