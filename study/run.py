@@ -239,8 +239,7 @@ def _claimed(out: Path) -> Iterator[None]:
 def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
     """Prepare the data and write what the study is, so that Ray starts with nothing left to refuse."""
     data = datasets.load(study.base.data.name, study.base.data.dir, _log.info)
-    domain = study.space.domains.get("evaluation.features")
-    if "inception" in (domain.grid(2) if domain else [study.base.evaluation.features]):
+    if any(config.evaluation.features == "inception" for config in study.space.check(study.base)):
         from mmjsd.inception import find_weights  # here, because torch takes seconds to import
 
         find_weights(study.base.data.dir, _log.info)
