@@ -227,6 +227,7 @@ def _configs(
                 Config(
                     source.prefix + config_hash,
                     shared | params,
+                    json.loads(group[0]["config"]),
                     tuple(Trial.of(row, source.run.folder) for row in trials),
                 )
             )

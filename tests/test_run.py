@@ -309,7 +309,7 @@ def test_writes_what_was_asked_and_what_carries_it_out(tuner, tmp_path):
     assert study["base"]["objective"]["fusion"] == "mixture"
     assert study["base"]["objective"]["weights"] == [0.25] * 4
     record = json.loads(Path("own/manifest.json").read_text())
-    assert record["data"] == {"name": "digits", "digest": "0123abcd"}
+    assert record["data"] == {"name": "digits", "digest": "0123abcd", "num_classes": 10}
     assert {"ray", "torch", "optuna"} <= record["versions"].keys()
     assert record["hardware"].keys() == {"cpu", "cores", "memory_gib", "gpus"}
     assert record["started_at"] == study["started_at"]
