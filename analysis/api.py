@@ -139,9 +139,9 @@ class Study:
         return weigh(self.findings)
 
     def paper(self) -> pd.DataFrame:
-        """One row a number in the layout of the paper's tables, if the study holds at least two of its models.
+        """One row a number in the layout of the paper's tables; none if the study holds fewer than two models.
 
-        `table` is the name of its file in tables/, `difference` ours minus the published one in standard errors.
+        `table` is its file's name in tables/, `difference` ours minus the published in standard errors.
         """
         return pd.DataFrame(
             [

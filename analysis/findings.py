@@ -200,7 +200,7 @@ def find(results: Results) -> Findings:
 
 def estimates(results: Results, quantity: Quantity) -> dict[str, Estimate]:
     """Each config's mean of a quantity, by config hash, with the noise pooled over all configs."""
-    values = {config.config_hash: results.values(config, quantity) for config in results.configs}
+    values = results.by_config(quantity)
     noise = pool(values.values(), quantity.bounds)
     found = {name: estimate_mean(each, noise) for name, each in values.items()}
     return {name: estimate for name, estimate in found.items() if estimate}

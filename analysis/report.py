@@ -23,11 +23,13 @@ if __package__ in (None, ""):  # run as a script
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analysis import provenance, tables
+from analysis import paper_tables, provenance, tables
 from analysis.api import Study, load
+from analysis.claims import MARGIN
 from analysis.drawing import Drawing
 from analysis.figures import draw
 from analysis.findings import Findings
+from analysis.leaks import leak_drawing, leak_sentences
 from analysis.reading import ReportError
 from analysis.results import Trial
 from analysis.tables import Table
@@ -87,10 +89,11 @@ def write_report(*runs: Path, out: Path | None = None) -> Path:
     study = load(*runs)
     folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
     drawings, grids = draw(study.findings, study.importances), _sample_grids(study.findings)
+    leak = leak_drawing(study.findings.results, study.leakage)
     environment, shown = _environment(), _shown(study)
-    _write_figures(folder / "figures", drawings, grids)
+    _write_figures(folder / "figures", [*drawings, *([leak] if leak else [])], grids)
     _write_tables(folder / "tables", study, shown, environment)
-    context = _context(study, shown, drawings, grids)
+    context = _context(study, shown, drawings, grids) | {"leak": leak}
     (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
@@ -159,6 +162,10 @@ def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environmen
         ("correlations", study.correlations()),
         ("importance", study.importance()),
         ("scores", study.scores()),
+        ("leak", study.leaks()),
+        ("paper", study.paper()),
+        ("claims", study.claims()),
+        ("as_released", study.as_released()),
     ):
         if len(frame):
             frame.to_csv(folder / f"{name}.csv", index=False)
@@ -188,10 +195,18 @@ def _shown(study: Study) -> list[Table]:
         tables.coherence_table(findings),
         tables.probe_table(findings),
         tables.posterior_table(findings),
+        tables.leak_table(findings),
         tables.subset_table(findings),
         tables.summary_table(findings),
     )
-    return [table for table in made if table]
+    beside: list[Table | None] = []
+    if study.comparison:
+        beside = [
+            paper_tables.claim_table(study.judgements),
+            *paper_tables.paper_tables(study.comparison),
+            paper_tables.released_table(study.comparison),
+        ]
+    return [table for table in (*made, *beside) if table]
 
 
 def _context(
@@ -212,6 +227,12 @@ def _context(
         "domains": provenance.domain_table(results),
         "fixed_settings": provenance.fixed_settings(results),
         "tables": {table.name: table for table in shown},
+        "leak_sentences": leak_sentences(findings, study.leakage),
+        "paper": paper_tables.introduction(study.comparison) if study.comparison else [],
+        "verdicts": paper_tables.verdicts(study.judgements),
+        "same_data": bool(study.comparison and study.comparison.is_same_data),
+        "margin": MARGIN,
+        "num_judged": len(study.judgements),
         "num_configs": len(findings.configs),
         "drawings": drawings,
         "best": describe(best.config, results) if best else "",

@@ -260,6 +260,10 @@ class Results:
         by_trial = self.last.get(quantity, {})
         return [by_trial[trial.trial_id] for trial in config.complete if trial.trial_id in by_trial]
 
+    def by_config(self, quantity: Quantity) -> dict[str, list[float]]:
+        """The same for each config, by its hash."""
+        return {config.config_hash: self.values(config, quantity) for config in self.configs}
+
     def total(self, config: Config, quantities: Sequence[Quantity]) -> dict[str, float]:
         """The sum of several quantities, by the id of each complete replicate that has them all."""
         rows = [self.last.get(quantity, {}) for quantity in quantities]

@@ -98,9 +98,9 @@ def config_table(findings: Findings) -> Table | None:
         column.title + ("\N{NO-BREAK SPACE}↓" if column.lower_is_better else "")
         for column in findings.columns
     ]
-    config_titles = config_titles(findings)
+    swept = config_titles(findings)
     titles = (
-        *config_titles,
+        *swept,
         "best",
         results.objective.label,
         *measured,
@@ -108,7 +108,7 @@ def config_table(findings: Findings) -> Table | None:
         "device\N{NO-BREAK SPACE}s",
     )
     groups = [
-        ("", len(config_titles) + 1),
+        ("", len(swept) + 1),
         ("validation", 1),
         ("test split", len(measured)),
         ("replicates", 2),
@@ -337,13 +337,9 @@ def _by_subset(
     if not any(quantity.metric == name for quantity in columns):
         return None
     found = [(quantity, estimates(findings.results, quantity)) for quantity in columns]
-    results = findings.results
-    replicates = [
-        {each.config_hash: results.values(each, quantity) for each in results.configs} for quantity in columns
-    ]
     bold = [
-        leaders(values, lower_is_better=quantity.lower_is_better)
-        for values, quantity in zip(replicates, columns, strict=True)
+        leaders(findings.results.by_config(quantity), lower_is_better=quantity.lower_is_better)
+        for quantity in columns
     ]
     rows = []
     for each in findings.configs[:_MOST_COMPARED]:
@@ -353,10 +349,10 @@ def _by_subset(
             for (quantity, by_config), leading in zip(found, bold, strict=True)
         ]
         rows.append(Row((*config_cells(findings, each), *cells)))
-    config_titles = config_titles(findings)
-    titles = (*config_titles, *(quantity.given or "random" for quantity in columns))
+    swept = config_titles(findings)
+    titles = (*swept, *(quantity.given or "random" for quantity in columns))
     shown = [
-        ("", len(config_titles)),
+        ("", len(swept)),
         *((title, len(quantities)) for title, quantities in measured if quantities),
     ]
     return Table(name, caption, titles, tuple(rows), tuple(shown), sortable=True)
@@ -444,5 +440,6 @@ def _estimate_of(findings: Findings, finding: ConfigFinding, quantity: Quantity)
 
 
 def in_brackets(estimate: Estimate, decimals: int) -> str:
+    """A mean and its standard error: 0.774 (0.012)."""
     error = "n/a" if estimate.standard_error is None else fixed(estimate.standard_error, decimals)
     return f"{fixed(estimate.value, decimals)} ({error})"

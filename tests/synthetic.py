@@ -41,7 +41,8 @@ def write_study(
     """Write a run folder whose validation objective is `truth(params)` plus noise between replicates.
 
     `state(config, replicate)` may also be "RUNNING" (measurements only) or "PLANNED" (nothing).
-    `tested(params, rng)` are scores of the test split, by metric, posterior, given and target, in place of made-up ones.
+    `tested(params, rng)`: scores of the test split by metric, posterior, given and target, in place of
+    those that are made up.
     """
     rng = np.random.default_rng(seed)
     run.mkdir(parents=True, exist_ok=True)
