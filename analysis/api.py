@@ -139,7 +139,7 @@ class Study:
         return weigh(self.findings)
 
     def paper(self) -> pd.DataFrame:
-        """One row a number in the layout of the paper's tables; none if the study holds fewer than two models.
+        """One row a number in the layout of the paper's tables; none unless the study holds two models.
 
         `table` is its file's name in tables/, `difference` ours minus the published in standard errors.
         """

@@ -8,14 +8,15 @@ equality by whether the interval lies within `MARGIN`. All intervals hold togeth
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Literal, get_args
 
 from analysis.estimates import Estimate, Noise, estimate_difference, estimate_mean, pool
 from analysis.paper import DEFINITIONS, Comparison, own_posterior
 from analysis.published import HARDER_IMAGE, TABLES, TITLES, Column, Model, printed
 from analysis.results import Config
 
-Verdict = Literal["holds", "does not hold here", "undecided"]
+Verdict = Literal["holds", "undecided", "does not hold here"]
+VERDICTS = get_args(Verdict)
 
 MARGIN = 0.02
 """Shares that differ by no more are called equal: twice what the paper's own numbers differ by."""
@@ -97,7 +98,7 @@ def _cases() -> Iterator[Case]:
         without, within = Model(objective, False), Model(objective, True)
         for metric in _QUALITIES:
             columns = [column._replace(metric=metric) for column in _QUALITY]
-            label = f"{title}: {metric.replace('_', ' ')}"
+            label = f"{title}: {metric.replace('_', ' ').replace('frechet', 'Fréchet')}"
             yield Case("sample quality", label, _side(within, columns), _side(without, columns))
         if objective != "mvae":
             columns = [column for column in _COHERENCE if column.target == HARDER_IMAGE]

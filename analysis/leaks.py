@@ -53,29 +53,25 @@ def find_leaks(results: Results) -> list[Leak]:
 
 
 def leak_sentences(findings: Findings, leaks: Sequence[Leak]) -> list[str]:
-    """What the probe reads, what that means, and how it goes with the objective; Markdown."""
+    """What the probe reads; what that means, and how it goes with the objective. Paragraphs of Markdown."""
     if not leaks:
         return []
     results = findings.results
     chance = results.chance
     read = ", ".join(f"{code(each.modality)} **{plus_minus(each.mean, 3)}**" for each in leaks)
     configs = plural(max(each.num_configs for each in leaks), "config")
-    sentences = [
-        f"Accuracy of a linear probe for the class on the subspace alone, mean over {configs}: {read}."
-    ]
+    sentence = (
+        f"A linear probe reads the class from the subspace alone (accuracy, mean over {configs}): {read}."
+    )
     if chance is not None:
-        above = [each.modality for each in leaks if (each.mean.low or 0) > chance]
-        told = (
-            f"the class leaks into the subspace of {', '.join(map(code, above))}"
-            if above
-            else "no leak shows"
-        )
-        sentences.append(f"A guess would be right in {fixed(chance, 3)}: {told}.")
-    sentences.append(
+        above = [code(each.modality) for each in leaks if (each.mean.low or 0) > chance]
+        told = f"the class leaks into the subspace of {', '.join(above)}" if above else "no leak shows"
+        sentence += f" Chance is {fixed(chance, 3)}: **{told}**."
+    meaning = (
         "Whatever a decoder finds of the class in the style, it need not take from the content; the style of "
         "a modality that is not given is drawn at random, and so is then that part of what is generated."
     )
-    return sentences + _correlation_sentence(findings, leaks)
+    return [sentence, meaning + _correlation_sentence(findings, leaks)]
 
 
 def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
@@ -88,7 +84,7 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for index, each in enumerate(leaks):
-            shift = 0.08 * (index - (len(leaks) - 1) / 2)
+            shift = 0.06 * (index - (len(leaks) - 1) / 2)
             x = [places[size] + shift for size in each.by_size]
             colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
             estimates = list(each.by_size.values())
@@ -103,6 +99,7 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
         if results.chance is not None:
             axes.axhline(results.chance, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=1)
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+        axes.set_xlim(-0.5, len(sizes) - 0.5)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("dimensions of the subspace")
         axes.set_ylabel("accuracy of a linear probe")
@@ -116,7 +113,7 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
     return save("leak", "Leak of class information into the subspaces", caption, 3.3, paint)
 
 
-def _correlation_sentence(findings: Findings, leaks: Sequence[Leak]) -> list[str]:
+def _correlation_sentence(findings: Findings, leaks: Sequence[Leak]) -> str:
     """Whether configs that leak more are judged otherwise."""
     results, x, y = findings.results, [], []
     for config in results.configs:
@@ -127,14 +124,14 @@ def _correlation_sentence(findings: Findings, leaks: Sequence[Leak]) -> list[str
             y.append(fmean(objective))
     found = rank_correlation(x, y)
     if found is None:
-        return []
+        return ""
     numbers = (
         f"Spearman's ρ = {fixed(found.rho, 2)} over {found.num_configs} configs, {p_text(found.p_value)}"
     )
     label = results.objective.label
     if found.p_value >= 1 - CONFIDENCE:
-        return [f"Leak and {label} do not go together significantly ({numbers})."]
-    return [f"Configs that leak more have a {'lower' if found.rho < 0 else 'higher'} {label} ({numbers})."]
+        return f" Leak and {label} do not go together significantly ({numbers})."
+    return f" Configs that leak more have a {'lower' if found.rho < 0 else 'higher'} {label} ({numbers})."
 
 
 def _size(config: Config, modality: str) -> int:

@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # run as a script
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analysis import paper_tables, provenance, tables
+from analysis import beside, provenance, tables
 from analysis.api import Study, load
 from analysis.claims import MARGIN
 from analysis.drawing import Drawing
@@ -89,11 +89,11 @@ def write_report(*runs: Path, out: Path | None = None) -> Path:
     study = load(*runs)
     folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
     drawings, grids = draw(study.findings, study.importances), _sample_grids(study.findings)
-    leak = leak_drawing(study.findings.results, study.leakage)
+    leak, claims = leak_drawing(study.findings.results, study.leakage), beside.claim_drawing(study.judgements)
     environment, shown = _environment(), _shown(study)
-    _write_figures(folder / "figures", [*drawings, *([leak] if leak else [])], grids)
+    _write_figures(folder / "figures", [*drawings, *filter(None, (leak, claims))], grids)
     _write_tables(folder / "tables", study, shown, environment)
-    context = _context(study, shown, drawings, grids) | {"leak": leak}
+    context = _context(study, shown, drawings, grids) | {"leak": leak, "claims": claims}
     (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
@@ -187,7 +187,7 @@ def _as_json(value: object) -> object:
 def _shown(study: Study) -> list[Table]:
     """Every table that the report shows and that has rows."""
     findings = study.findings
-    made = (
+    made: tuple[Table | None, ...] = (
         tables.config_table(findings),
         tables.effect_table(findings),
         tables.correlation_table(findings),
@@ -199,14 +199,13 @@ def _shown(study: Study) -> list[Table]:
         tables.subset_table(findings),
         tables.summary_table(findings),
     )
-    beside: list[Table | None] = []
     if study.comparison:
-        beside = [
-            paper_tables.claim_table(study.judgements),
-            *paper_tables.paper_tables(study.comparison),
-            paper_tables.released_table(study.comparison),
-        ]
-    return [table for table in (*made, *beside) if table]
+        made += (
+            beside.claim_table(study.judgements),
+            *beside.paper_tables(study.comparison),
+            beside.released_table(study.comparison),
+        )
+    return [table for table in made if table]
 
 
 def _context(
@@ -228,8 +227,8 @@ def _context(
         "fixed_settings": provenance.fixed_settings(results),
         "tables": {table.name: table for table in shown},
         "leak_sentences": leak_sentences(findings, study.leakage),
-        "paper": paper_tables.introduction(study.comparison) if study.comparison else [],
-        "verdicts": paper_tables.verdicts(study.judgements),
+        "paper": beside.introduction(study.comparison) if study.comparison else [],
+        "verdicts": beside.verdicts(study.judgements),
         "same_data": bool(study.comparison and study.comparison.is_same_data),
         "margin": MARGIN,
         "num_judged": len(study.judgements),

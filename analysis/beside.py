@@ -1,12 +1,16 @@
-"""The study beside the paper as the report shows it: sentences, and tables in the paper's layout."""
+"""The study beside the paper as the report shows it: sentences, tables in the paper's layout, a figure."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from analysis.claims import CLAIMS, Judgement
+from matplotlib.figure import Figure
+
+from analysis.claims import CLAIMS, MARGIN, VERDICTS, Judgement
+from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, save
 from analysis.estimates import Estimate
 from analysis.paper import DEFINITIONS, Comparison, Sheet, Value, sheets
-from analysis.published import DATASET
+from analysis.published import DATASET, MODELS
 from analysis.results import Config, Quantity
 from analysis.tables import Cell, Row, Table, in_brackets
 from analysis.wording import code, fixed, plural, signed
@@ -18,9 +22,9 @@ def introduction(comparison: Comparison) -> list[str]:
     num_configs = sum(len(configs) for configs in comparison.configs.values())
     samples = sorted({number for entry in models if (number := _num_samples(entry.config))})
     trained = f", each trained on {_range(samples)} samples" if samples else ""
-    sentence = (
-        f"The study holds {len(models)} of the paper's 6 models on {code(comparison.dataset)}{trained}."
-    )
+    count = "all" if len(models) == len(MODELS) else str(len(models))
+    held = f"The study holds {count} of the paper's {len(MODELS)} models"
+    sentence = f"{held} on {code(comparison.dataset)}{trained}."
     if num_configs > len(models):
         sentence += (
             f" Of {plural(num_configs, 'config')} of these models, the best of each on the validation split "
@@ -28,8 +32,8 @@ def introduction(comparison: Comparison) -> list[str]:
         )
     if comparison.is_same_data:
         caution = (
-            "Networks of another width, fewer samples, other classifiers and another network's features for "
-            "the quality of images move numbers too: what compares best is how the models differ."
+            "Numbers also move with the networks' width, the samples trained on, and the classifiers that "
+            "judge coherence and quality: what compares best is how the models differ."
         )
     else:
         caution = (
@@ -47,7 +51,7 @@ def verdicts(judgements: Sequence[Judgement]) -> list[str]:
         if counts:
             total = sum(counts.values())
             parts = [f"{verdict} in {count}" for verdict, count in sorted(counts.items(), key=_rank)]
-            told = f"{next(iter(counts))} in {_every(total)}" if len(counts) == 1 else ", ".join(parts)
+            told = f"{next(iter(counts))} in {_all(total)}" if len(counts) == 1 else ", ".join(parts)
             told += f" of {total} cases" if len(counts) > 1 else ""
             sentences.append(f"{statement} **{told[0].upper()}{told[1:]}.**")
     return sentences
@@ -58,23 +62,62 @@ def claim_table(judgements: Sequence[Judgement]) -> Table | None:
     rows, named = [], ""
     for each in judgements:
         claim = each.case.claim
-        low, high = each.difference.low, each.difference.high
-        interval = "n/a"
-        if low is not None and high is not None:
-            interval = f"{signed(low, each.decimals)} to {signed(high, each.decimals)}"
         cells = (
             Cell(claim if claim != named else ""),
             Cell(each.case.label),
             Cell(signed(each.difference.value, each.decimals), "number"),
-            Cell(interval, "number"),
+            Cell(_interval(each), "number"),
             Cell("–" if each.published is None else signed(each.published, each.decimals), "number"),
-            Cell(each.verdict, bold=each.verdict == "holds"),
+            Cell(
+                each.verdict,
+                "fails" if each.verdict == "does not hold here" else "word",
+                bold=each.verdict == "holds",
+            ),
         )
         rows.append(Row(cells))
         named = claim
     titles = ("claim", "case", "difference", "95 % interval", "in the paper", "verdict")
     caption = f"The paper's claims, judged by {plural(len(rows), 'comparison')}"
     return Table("claims", caption, titles, tuple(rows)) if rows else None
+
+
+def claim_drawing(judgements: Sequence[Judgement]) -> Drawing | None:
+    """Every case that is about shares: its difference with its interval, and the paper's."""
+    shown = [each for each in judgements if each.decimals == Quantity("probe_accuracy").decimals]
+    claims = list(dict.fromkeys(each.case.claim for each in shown))
+    marks = [(-index - 1.4 * claims.index(each.case.claim), each) for index, each in enumerate(shown)]
+    if not marks:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+        axes.axvline(0, color=INK, lw=0.9)
+        for verdict, colour, marker in zip(VERDICTS, (PALETTE[0], INK, PALETTE[1]), MARKERS, strict=False):
+            group = [mark for mark in marks if mark[1].verdict == verdict]
+            if group:
+                _points(axes, group, {"fmt": marker, "color": colour, "label": verdict})
+        known = [(each.published, place) for place, each in marks if each.published is not None]
+        if known:
+            x, y = zip(*known, strict=True)
+            axes.plot(x, y, "D", mfc="none", mec=PALETTE[2], ms=6.5, label="in the paper", zorder=3)
+        heads = {claim: 0.9 + max(y for y, each in marks if each.case.claim == claim) for claim in claims}
+        places, labels = zip(*((y, each.case.label) for y, each in marks), strict=True)
+        axes.set_yticks([*heads.values(), *places], [*heads, *labels], fontsize=8)
+        for text in axes.get_yticklabels()[: len(heads)]:
+            text.set_fontweight("bold")
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(min(places) - 0.8, 1.5)
+        axes.set_xlabel("difference of shares (positive: as claimed)")
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8.5)
+
+    caption = (
+        "The cases of the table that are about shares. Bars: intervals that hold together with 95 % "
+        f"confidence. Shares that are claimed to be the same have to be so within ± {MARGIN}."
+    )
+    height = 1.3 + 0.19 * (len(marks) + 1.4 * len(claims))
+    return save("claims", "What the paper claims, and what this study finds", caption, height, paint)
 
 
 def paper_tables(comparison: Comparison) -> Iterator[Table]:
@@ -99,15 +142,38 @@ def released_table(comparison: Comparison) -> Table | None:
     return Table("as_released", caption, titles, tuple(rows)) if shown else None
 
 
+def _points(axes: Any, marks: Sequence[tuple[float, Judgement]], style: Mapping[str, Any]) -> None:
+    """Differences with their intervals, each at its place along the y axis."""
+    differences = [each.difference for _, each in marks]
+    drawn, *_ = axes.errorbar(
+        [difference.value for difference in differences],
+        [place for place, _ in marks],
+        xerr=[*zip(*(difference.bars for difference in differences), strict=True)],
+        ms=5,
+        elinewidth=1.3,
+        capsize=2,
+        **style,
+    )
+    values = (signed(difference.value, 3) for difference in differences)
+    hint(
+        drawn,
+        [
+            f"{each.case.label}: {value} ({_interval(each)}), {each.verdict}"
+            for (_, each), value in zip(marks, values, strict=True)
+        ],
+    )
+
+
 def _sheet_table(comparison: Comparison, sheet: Sheet, values: Sequence[Sequence[Value]]) -> Table:
     rows = []
+    label = "paper (SE off)" if comparison.is_same_data else "paper"
     for row in values:
         entry = row[0].entry
         cells = [_value_cell(comparison, value) for value in row]
         rows.append(Row((Cell(entry.title, "word"), Cell(str(entry.number), "number"), *cells)))
         if any(value.published for value in row):
             cells = [_published_cell(value) for value in row]
-            rows.append(Row((Cell("paper", muted=True), Cell("", "number"), *cells)))
+            rows.append(Row((Cell(label, "word", muted=True), Cell("", "number"), *cells)))
     names = ", ".join(f"{letter}: {name}" for letter, name in comparison.letters.items())
     number = f"Table {sheet.number}" if sheet.is_published else f"Layout of Table {sheet.number}"
     titles = ("model", "#", *(column.title for column in sheet.columns))
@@ -133,7 +199,7 @@ def _published_cell(value: Value) -> Cell:
         return Cell("", "number", muted=True)
     text = value.published.replace("-", "−")
     if value.difference is not None:
-        text += f" ({signed(value.difference, 1 if abs(value.difference) < 100 else 0)} SE)"
+        text += f" ({signed(value.difference, 1 if abs(value.difference) < 100 else 0)})"
     return Cell(text, "number", muted=True)
 
 
@@ -142,6 +208,13 @@ def _interval_cell(estimate: Estimate | None, quantity: Quantity) -> Cell:
         return Cell("–", "number")
     width = "n/a" if estimate.half_width is None else fixed(estimate.half_width, quantity.decimals)
     return Cell(f"{signed(estimate.value, quantity.decimals)} ± {width}", "number")
+
+
+def _interval(judgement: Judgement) -> str:
+    low, high = judgement.difference.low, judgement.difference.high
+    if low is None or high is None:
+        return "n/a"
+    return f"{signed(low, judgement.decimals)} to {signed(high, judgement.decimals)}"
 
 
 def _num_samples(config: Config) -> int:
@@ -155,9 +228,9 @@ def _range(numbers: Sequence[int]) -> str:
     return f"{first:,}" if first == last else f"{first:,} to {last:,}"
 
 
-def _every(total: int) -> str:
-    return "the only case" if total == 1 else f"all {total} cases"
+def _all(total: int) -> str:
+    return {1: "the only case", 2: "both cases"}.get(total, f"all {total} cases")
 
 
 def _rank(item: tuple[str, int]) -> int:
-    return ("holds", "undecided", "does not hold here").index(item[0])
+    return VERDICTS.index(item[0])
