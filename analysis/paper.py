@@ -177,13 +177,14 @@ def compare(results: Results) -> Comparison | None:
 
 
 def model_of(config: Config) -> Model | None:
-    """Which of the paper's models a config is, if any; mmJSD with the paper's fusion and prior."""
+    """Which of the paper's models a config is, if any: mmJSD by its fusion and prior, MMVAE by its ELBO."""
     objective = config.settings.get("objective", {})
     model = Model(objective.get("name", ""), any(config.style_dims.values()))
     if model not in MODELS:
         return None
-    is_variant = (objective["fusion"], objective["dynamic_prior"]) != ("mixture", "product")
-    return None if model.objective == "mmjsd" and is_variant else model
+    if model.objective == "mmjsd":
+        return model if (objective["fusion"], objective["dynamic_prior"]) == ("mixture", "product") else None
+    return None if objective.get("importance_samples") else model
 
 
 def own_posterior(model: Model) -> str:

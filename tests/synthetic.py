@@ -70,7 +70,7 @@ def write_study(
             store.write_measurements(run, trial_id, [identity | row for row in rows])
             if condition != "RUNNING":
                 row = identity | _trial(level, condition, error, epochs, information)
-                row["config"] = json.dumps(_config(information["base"], params), sort_keys=True)
+                row["config"] = json.dumps(_config(information, params), sort_keys=True)
                 store.write_trial(run, row, params)
     return run
 
@@ -111,8 +111,8 @@ def study_json(
         "base": {
             "data": {"name": "digits", "dir": None, "samples_per_epoch": 20000},
             "model": {"content_dim": 16, "style_dim": 4, "width": 0.5},
-            "objective": {"name": "mmjsd", "fusion": "mixture", "dynamic_prior": "product", "beta": 2.5,
-                          "weights": [0.25] * 4,
+            "objective": {"name": "mmjsd", "fusion": "mixture", "dynamic_prior": "product",
+                          "importance_samples": None, "beta": 2.5, "weights": [0.25] * 4,
                           "reconstruction_weights": dict.fromkeys(modalities, 1.0)},
             "training": {"epochs": 4, "batch_size": 128, "learning_rate": 2e-3},
             "seed": 0,
@@ -162,10 +162,13 @@ def _trial(
     }
 
 
-def _config(base: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole config; a swept name that is no field, such as that of cases, leaves it as it is."""
-    config: dict[str, Any] = json.loads(json.dumps(base))
+def _config(information: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole config, with what named cases set."""
+    config: dict[str, Any] = json.loads(json.dumps(information["base"]))
+    fields: dict[str, Any] = {}
     for path, value in params.items():
+        fields |= information["domains"].get(path, {}).get("cases", {}).get(value, {})
+    for path, value in (fields | dict(params)).items():
         section, _, name = path.partition(".")
         if name in config.get(section, {}):
             config[section][name] = value

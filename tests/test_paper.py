@@ -148,6 +148,7 @@ def test_the_best_published_number_of_each_column_is_the_one_in_bold(table):
         ({"objective.name": "mmjsd", "objective.dynamic_prior": "mixture"}, None),
         ({"objective.name": "mmjsd", "objective.fusion": "product"}, None),
         ({"objective.name": "mvae", "objective.fusion": "product"}, "MVAE (MS)"),
+        ({"objective.name": "mmvae", "objective.importance_samples": 8}, None),
         ({"objective.name": "mopoe"}, None),
     ],
 )
@@ -159,6 +160,30 @@ def test_models_are_told_from_the_config(tmp_path, changes, title):
         config.settings["model"]["style_dim"] = changes["model.style_dim"]
     found = model_of(config)
     assert (found.title if found else None) == title
+
+
+def test_models_are_told_where_cases_set_the_subspaces(tmp_path):
+    cases = {"none": {"model.style_dim": 0}, "4+4+4": {"model.style_dim": 4}}
+    domains = {
+        "objective.name": {"type": "Choice", "options": ["mvae", "mmvae", "mmjsd"]},
+        "subspaces": {"type": "Cases", "options": list(cases), "cases": cases},
+    }
+    run = write_study(
+        tmp_path / "cases",
+        grid(objective__name=("mvae", "mmvae", "mmjsd"), subspaces=tuple(cases)),
+        lambda params: 0.5 + 0.1 * (params["subspaces"] == "none"),
+        tested=lambda params, rng: {},
+        study={"domains": domains},
+    )
+    study = load(run)
+    assert set(study.paper()["model"]) >= {model.title for model in MODELS}
+    assert study.effects("subspaces")["level"].tolist() == ["none", "4+4+4"]
+    text = report(run).text
+    assert "none (model.style_dim 0); 4+4+4 (model.style_dim 4)" in text
+    other = write_study(tmp_path / "other", [{}], lambda params: 0.5, study={"sampler": "random"})
+    both = load(run, other)
+    assert "model.style_dim" not in both.configs  # the first run's base says nothing of it
+    assert set(both.configs["subspaces"].dropna()) == {"none", "4+4+4"}
 
 
 def test_a_study_of_one_model_or_of_other_modalities_is_not_compared(tmp_path):
