@@ -170,7 +170,8 @@ def _sheet_table(comparison: Comparison, sheet: Sheet, values: Sequence[Sequence
     for row in values:
         entry = row[0].entry
         cells = [_value_cell(comparison, value) for value in row]
-        rows.append(Row((Cell(entry.title, "word"), Cell(str(entry.number), "number"), *cells)))
+        title = entry.title if entry.is_published else f"… {entry.posterior}"
+        rows.append(Row((Cell(title, "word"), Cell(str(entry.number), "number"), *cells)))
         if any(value.published for value in row):
             cells = [_published_cell(value) for value in row]
             rows.append(Row((Cell(label, "word", muted=True), Cell("", "number"), *cells)))

@@ -118,11 +118,13 @@ class Comparison:
         return [row for row in rows if any(value.ours for value in row)]
 
     def _column_values(self, column: Column) -> dict[str, Value]:
+        quantities = {entry.title: self.quantity(column, entry.posterior) for entry in self.entries}
+        found = {quantity: estimates(self.results, quantity) for quantity in set(quantities.values())}
         rows, replicates = {}, {}
         for entry in self.entries:
-            quantity = self.quantity(column, entry.posterior)
+            quantity = quantities[entry.title]
             if entry.is_published or quantity.posterior:
-                rows[entry.title] = estimates(self.results, quantity).get(entry.config.config_hash)
+                rows[entry.title] = found[quantity].get(entry.config.config_hash)
                 replicates[entry.title] = self.results.values(entry.config, quantity)
         leading = leaders(replicates, lower_is_better=self.quantity(column, "").lower_is_better)
         return {
