@@ -7,9 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.claims import Judgement, judge
 from analysis.estimates import Estimate
 from analysis.findings import COST, Column, Findings, estimates, find, front
 from analysis.importance import Importance, weigh
+from analysis.leaks import Leak, find_leaks
+from analysis.paper import DEFINITIONS, Comparison, compare, sheets
 from analysis.reading import load as read_runs
 
 
@@ -134,6 +137,77 @@ class Study:
     def importances(self) -> list[Importance]:
         """The same, for the report."""
         return weigh(self.findings)
+
+    def paper(self) -> pd.DataFrame:
+        """One row a number in the layout of the paper's tables; none unless the study holds two models.
+
+        `table` is its file's name in tables/, `difference` ours minus the published in standard errors.
+        """
+        return pd.DataFrame(
+            [
+                {"table": sheet.name, "model": value.entry.title, "config": value.entry.number}
+                | {"column": value.column.full_title, "ours": value.ours.value}
+                | {"standard_error": value.ours.standard_error}
+                | {"published": value.published and float(value.published), "difference": value.difference}
+                for sheet in (sheets() if self.comparison else ())
+                for row in (self.comparison.values(sheet.columns) if self.comparison else ())
+                for value in row
+                if value.ours
+            ]
+        )
+
+    def claims(self) -> pd.DataFrame:
+        """One row a case of the paper's claims: the difference with its interval, and the verdict."""
+        return pd.DataFrame(
+            [
+                {"claim": each.case.claim, "case": each.case.label}
+                | _numbers(each.difference, "difference")
+                | {"published": each.published, "verdict": each.verdict}
+                for each in self.judgements
+            ]
+        )
+
+    def as_released(self) -> pd.DataFrame:
+        """One row a model and metric: what the formula of the authors' code adds to the definition."""
+        if self.comparison is None:
+            return pd.DataFrame()
+        return pd.DataFrame(
+            [
+                {"metric": metric, "model": model.title, **_numbers(estimate)}
+                for metric in DEFINITIONS
+                for model, estimate in self.comparison.worth(metric).items()
+            ]
+        )
+
+    def leaks(self) -> pd.DataFrame:
+        """One row a modality and size of its subspace: how well a linear probe reads the class from it."""
+        return pd.DataFrame(
+            [
+                {
+                    "modality": each.modality,
+                    "size": size,
+                    **_numbers(estimate),
+                    "chance": self.findings.results.chance,
+                }
+                for each in self.leakage
+                for size, estimate in each.by_size.items()
+            ]
+        )
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """The study beside the paper, for the report."""
+        return compare(self.findings.results)
+
+    @cached_property
+    def judgements(self) -> list[Judgement]:
+        """The paper's claims, for the report."""
+        return judge(self.comparison) if self.comparison else []
+
+    @cached_property
+    def leakage(self) -> list[Leak]:
+        """The leaks, for the report."""
+        return find_leaks(self.findings.results)
 
     def _column(self, key: str) -> Column:
         columns = {column.key: column for column in (*self.findings.columns, COST)}

@@ -129,11 +129,22 @@ def pool(groups: Iterable[Sequence[float]], bounds: tuple[float, float] = (-inf,
     return Noise(squares / dof if dof else inf, dof, bounds)
 
 
-def estimate_mean(values: Sequence[float], noise: Noise) -> Estimate | None:
-    """Mean of one config's replicates with its t interval; None without a value."""
+def estimate_mean(values: Sequence[float], noise: Noise, num_compared: int = 1) -> Estimate | None:
+    """Mean of one config's replicates with its t interval; None without a value.
+
+    The intervals of `num_compared` estimates cover together what one covers alone (Bonferroni).
+    """
     if not values:
         return None
-    return _estimate(fmean(values), 1 / len(values), noise, len(values))
+    return _estimate(fmean(values), 1 / len(values), noise, len(values), num_compared)
+
+
+def estimate_difference(
+    first: Sequence[float], second: Sequence[float], noise: Noise, num_compared: int = 1
+) -> Estimate:
+    """Mean of one config's replicates minus that of another's, intervals as in `estimate_mean`."""
+    factor = 1 / len(first) + 1 / len(second)
+    return _estimate(fmean(first) - fmean(second), factor, noise, len(first) + len(second), num_compared)
 
 
 def estimate_mean_of_configs(groups: Sequence[Sequence[float]], noise: Noise) -> Estimate:
@@ -293,12 +304,12 @@ def _level_mean(level: Hashable, row: Mapping[Hashable, Sequence[float]], error:
     return LevelMean(level, _estimate(value, 1 / len(row), error, len(row)), len(row))
 
 
-def _estimate(value: float, factor: float, noise: Noise, count: int) -> Estimate:
+def _estimate(value: float, factor: float, noise: Noise, count: int, num_compared: int = 1) -> Estimate:
     """An estimate whose variance is noise times factor."""
     if not noise.dof:
         return Estimate(value, None, None, count, noise.bounds)
     error = sqrt(noise.variance * factor)
-    return Estimate(value, error, _t_quantile(noise.dof) * error, count, noise.bounds)
+    return Estimate(value, error, _t_quantile(noise.dof, num_compared) * error, count, noise.bounds)
 
 
 def _range_interval(
@@ -322,8 +333,8 @@ def _ratio(difference: float, error: float) -> float:
 
 
 @cache
-def _t_quantile(dof: int) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, dof))
+def _t_quantile(dof: int, num_compared: int) -> float:
+    return float(stats.t.isf((1 - CONFIDENCE) / 2 / num_compared, dof))
 
 
 @cache

@@ -200,19 +200,18 @@ def find(results: Results) -> Findings:
 
 def estimates(results: Results, quantity: Quantity) -> dict[str, Estimate]:
     """Each config's mean of a quantity, by config hash, with the noise pooled over all configs."""
-    values = {config.config_hash: results.values(config, quantity) for config in results.configs}
+    values = results.by_config(quantity)
     noise = pool(values.values(), quantity.bounds)
     found = {name: estimate_mean(each, noise) for name, each in values.items()}
     return {name: estimate for name, estimate in found.items() if estimate}
 
 
-def leaders(results: Results, quantity: Quantity) -> set[str]:
-    """Hashes of the config with the best mean of a quantity, and of those that cannot be told from it."""
-    values = {config.config_hash: results.values(config, quantity) for config in results.configs}
-    values = {name: each for name, each in values.items() if each}
+def leaders(replicates: Mapping[str, Sequence[float]], *, lower_is_better: bool = False) -> set[str]:
+    """Names of the replicates with the best mean, and of those that cannot be told from it."""
+    values = {name: each for name, each in replicates.items() if each}
     if len(values) < 2:
         return set()
-    choose = min if quantity.lower_is_better else max
+    choose = min if lower_is_better else max
     best = choose(values, key=lambda name: fmean(values[name]))
     others = [name for name in values if name != best]
     ties = tied_with_best(values[best], [values[name] for name in others], pool(values.values()))

@@ -162,7 +162,7 @@ def _differing(sources: Sequence[_Source]) -> list[list[str]]:
     """
     if len(sources) == 1:
         return []
-    swept = {path for source in sources for path in _swept(source)}
+    swept = {path for source in sources for path in (*_swept(source), *_set_by_cases(source))}
     fields = [_fields(source) for source in sources]
     paths = list(dict.fromkeys([*_LEADING, *(path for each in fields for path in each)]))
     groups: dict[tuple[int, ...], list[str]] = {}
@@ -191,6 +191,13 @@ def _swept(source: _Source) -> list[str]:
     return list(dict.fromkeys([*(source.run.study.get("domains") or {}), *columns]))
 
 
+def _set_by_cases(source: _Source) -> Iterator[str]:
+    """Paths of the fields that named cases set: what the base says of them does not hold."""
+    for domain in (source.run.study.get("domains") or {}).values():
+        for fields in domain.get("cases", {}).values():
+            yield from fields
+
+
 def _settings(source: _Source, paths: Iterable[str]) -> list[tuple[Hashable, ...]]:
     """The values of the swept fields, once for each config."""
     by_config = {row["config_hash"]: row for row in source.rows}
@@ -205,6 +212,8 @@ def _value(row: Mapping[str, Any], path: str) -> Any:
         value = json.loads(row["config"])
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else value
+        if isinstance(value, dict):  # as study.store writes it where it is swept
+            value = json.dumps(value, sort_keys=True)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -227,6 +236,7 @@ def _configs(
                 Config(
                     source.prefix + config_hash,
                     shared | params,
+                    json.loads(group[0]["config"]),
                     tuple(Trial.of(row, source.run.folder) for row in trials),
                 )
             )

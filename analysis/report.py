@@ -23,11 +23,13 @@ if __package__ in (None, ""):  # run as a script
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from analysis import provenance, tables
+from analysis import beside, provenance, tables
 from analysis.api import Study, load
+from analysis.claims import MARGIN
 from analysis.drawing import Drawing
 from analysis.figures import draw
 from analysis.findings import Findings
+from analysis.leaks import leak_drawing, leak_sentences
 from analysis.reading import ReportError
 from analysis.results import Trial
 from analysis.tables import Table
@@ -89,10 +91,12 @@ def write_report(*runs: Path, out: Path | None = None) -> Path:
     folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
     drawings, grids = draw(study.findings, study.importances), _sample_grids(study.findings)
     conditional = _conditional_samples(grids[0].trial) if grids else []
+    leak, claims = leak_drawing(study.findings.results, study.leakage), beside.claim_drawing(study.judgements)
     environment, shown = _environment(), _shown(study)
-    _write_figures(folder / "figures", drawings, [*grids, *conditional])
+    _write_figures(folder / "figures", [*drawings, *filter(None, (leak, claims))], [*grids, *conditional])
     _write_tables(folder / "tables", study, shown, environment)
-    context = {**_context(study, shown, drawings, grids), "conditional": conditional}
+    context = _context(study, shown, drawings, grids)
+    context |= {"conditional": conditional, "leak": leak, "claims": claims}
     (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
@@ -167,6 +171,10 @@ def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environmen
         ("correlations", study.correlations()),
         ("importance", study.importance()),
         ("scores", study.scores()),
+        ("leak", study.leaks()),
+        ("paper", study.paper()),
+        ("claims", study.claims()),
+        ("as_released", study.as_released()),
     ):
         if len(frame):
             frame.to_csv(folder / f"{name}.csv", index=False)
@@ -188,7 +196,7 @@ def _as_json(value: object) -> object:
 def _shown(study: Study) -> list[Table]:
     """Every table that the report shows and that has rows."""
     findings = study.findings
-    made = (
+    made: tuple[Table | None, ...] = (
         tables.config_table(findings),
         tables.effect_table(findings),
         tables.correlation_table(findings),
@@ -196,9 +204,16 @@ def _shown(study: Study) -> list[Table]:
         tables.coherence_table(findings),
         tables.probe_table(findings),
         tables.posterior_table(findings),
+        tables.leak_table(findings),
         tables.subset_table(findings),
         tables.summary_table(findings),
     )
+    if study.comparison:
+        made += (
+            beside.claim_table(study.judgements),
+            *beside.paper_tables(study.comparison),
+            beside.released_table(study.comparison),
+        )
     return [table for table in made if table]
 
 
@@ -220,6 +235,12 @@ def _context(
         "domains": provenance.domain_table(results),
         "fixed_settings": provenance.fixed_settings(results),
         "tables": {table.name: table for table in shown},
+        "leak_sentences": leak_sentences(findings, study.leakage),
+        "paper": beside.introduction(study.comparison) if study.comparison else [],
+        "verdicts": beside.verdicts(study.judgements),
+        "same_data": bool(study.comparison and study.comparison.is_same_data),
+        "margin": MARGIN,
+        "num_judged": len(study.judgements),
         "num_configs": len(findings.configs),
         "drawings": drawings,
         "best": describe(best.config, results) if best else "",

@@ -67,6 +67,12 @@ class Run:
         return str(self.manifest.get("commit") or "")
 
     @property
+    def num_classes(self) -> int | None:
+        """Of its data set; manifests of the first studies, all of ten classes, do not tell."""
+        data = self.manifest.get("data")
+        return int(data.get("num_classes", 10)) if data else None
+
+    @property
     def num_planned(self) -> int:
         """Trials that were asked for; zero if unknown."""
         return int(self.study.get("trials") or 0) * int(self.study.get("replicates") or 0)
@@ -83,6 +89,9 @@ class Trial:
     epochs: int
     device: str
     device_s: float
+    evaluation_share: float | None
+    """Of its time; None if it was not taken."""
+
     objective_value: float | None
     samples: Path
     """Where the pictures of its generated samples lie, if they were drawn."""
@@ -100,7 +109,7 @@ class Trial:
     @classmethod
     def of(cls, row: Mapping[str, Any], folder: Path) -> "Trial":
         """The trial of a row of the table `trials` of the run in `folder`."""
-        objective = row["objective_value"]
+        objective, evaluation_s, wall_s = row["objective_value"], row["evaluation_s"], row["wall_s"]
         return cls(
             trial_id=row["trial_id"],
             replicate=row["replicate"],
@@ -109,6 +118,7 @@ class Trial:
             epochs=row["epochs"],
             device=row["device"],
             device_s=row["device_s"],
+            evaluation_share=evaluation_s / wall_s if evaluation_s is not None and wall_s else None,
             objective_value=objective if objective is not None and isfinite(objective) else None,
             samples=folder / "samples" / row["trial_id"].rpartition("/")[2],
         )
@@ -120,6 +130,11 @@ class Config:
 
     config_hash: str
     params: Mapping[str, Hashable]
+    """The swept fields' values, by dotted path."""
+
+    settings: Mapping[str, Any]
+    """Every field, nested as the trials' configs are."""
+
     trials: tuple[Trial, ...]
 
     @property
@@ -132,6 +147,12 @@ class Config:
         """Mean over replicates of the study's objective, by which configs are ranked."""
         values = [trial.objective_value for trial in self.complete if trial.objective_value is not None]
         return fmean(values) if values else None
+
+    @property
+    def style_dims(self) -> Mapping[str, int]:
+        """The size of each modality's subspace; where one size is for all, under the empty name."""
+        size = self.settings.get("model", {}).get("style_dim", 0)
+        return size if isinstance(size, dict) else {"": size}
 
     @property
     def device_s(self) -> float:
@@ -206,6 +227,13 @@ class Results:
         return [trial for config in self.configs for trial in config.trials]
 
     @property
+    def chance(self) -> float | None:
+        """Accuracy of a guess at the class; None if it is unknown or the runs differ."""
+        numbers = {run.num_classes for run in self.runs}
+        found = numbers.pop()
+        return 1 / found if found and not numbers else None
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether the objective improves downwards."""
         return self.objective.lower_is_better
@@ -236,6 +264,10 @@ class Results:
         """One value a complete replicate that has it."""
         by_trial = self.last.get(quantity, {})
         return [by_trial[trial.trial_id] for trial in config.complete if trial.trial_id in by_trial]
+
+    def by_config(self, quantity: Quantity) -> dict[str, list[float]]:
+        """The same for each config, by its hash."""
+        return {config.config_hash: self.values(config, quantity) for config in self.configs}
 
     def total(self, config: Config, quantities: Sequence[Quantity]) -> dict[str, float]:
         """The sum of several quantities, by the id of each complete replicate that has them all."""

@@ -9,6 +9,7 @@ from statistics import fmean
 from analysis.estimates import Estimate
 from analysis.findings import ConfigFinding, FactorFinding, Findings, contrasts, estimates, leaders
 from analysis.importance import Importance
+from analysis.leaks import leak_quantity
 from analysis.results import Quantity, level_label, weight_names
 from analysis.wording import fixed, p_text, plural, plus_minus, signed
 
@@ -85,7 +86,7 @@ def config_table(findings: Findings) -> Table | None:
         decimals = results.objective.decimals
         validated = "–" if validation is None else fixed(validation, decimals)
         cells = [
-            *_config_cells(findings, each),
+            *config_cells(findings, each),
             Cell(mark, sort={"best": 0, "tied": 1}.get(mark, 2)),
             Cell(validated, "number", validation),
             *(_estimate_cell(each.estimates[column.key], column.decimals) for column in findings.columns),
@@ -97,9 +98,9 @@ def config_table(findings: Findings) -> Table | None:
         column.title + ("\N{NO-BREAK SPACE}↓" if column.lower_is_better else "")
         for column in findings.columns
     ]
-    config_titles = _config_titles(findings)
+    swept = config_titles(findings)
     titles = (
-        *config_titles,
+        *swept,
         "best",
         results.objective.label,
         *measured,
@@ -107,7 +108,7 @@ def config_table(findings: Findings) -> Table | None:
         "device\N{NO-BREAK SPACE}s",
     )
     groups = [
-        ("", len(config_titles) + 1),
+        ("", len(swept) + 1),
         ("validation", 1),
         ("test split", len(measured)),
         ("replicates", 2),
@@ -197,6 +198,33 @@ def probe_table(findings: Findings) -> Table | None:
     return _by_subset(findings, "probe_accuracy", "Accuracy of a linear probe", [("probed", quantities)])
 
 
+def leak_table(findings: Findings) -> Table | None:
+    """One row a config with subspaces: how well a linear probe reads the class from each of them."""
+    quantities = [
+        quantity
+        for name in findings.results.modalities
+        if findings.results.last.get(quantity := leak_quantity(name))
+    ]
+    found = [estimates(findings.results, quantity) for quantity in quantities]
+    rows = []
+    for each in findings.configs:
+        known = [by_config.get(each.config.config_hash) for by_config in found]
+        if any(known):
+            cells = [
+                Cell("–", "number")
+                if estimate is None
+                else Cell(in_brackets(estimate, 3), "number", estimate.value, estimate.value)
+                for estimate in known
+            ]
+            rows.append(Row((*config_cells(findings, each), *cells)))
+    titles = config_titles(findings)
+    groups = (("", len(titles)), ("accuracy of a linear probe on the subspace of", len(quantities)))
+    names = tuple(quantity.target for quantity in quantities)
+    caption = "What the subspaces know of the class"
+    shown = tuple(rows[:_MOST_COMPARED])
+    return Table("leak", caption, (*titles, *names), shown, groups, sortable=True) if rows else None
+
+
 def posterior_table(findings: Findings) -> Table | None:
     """One row a score: the product of the posteriors against their mixture, paired by trial."""
     rows = []
@@ -246,7 +274,7 @@ def subset_table(findings: Findings) -> Table | None:
                 if estimate is None:
                     cells.append(Cell("–", "number", span=span))
                 else:
-                    text = _in_brackets(estimate, 3)
+                    text = in_brackets(estimate, 3)
                     share = min(1.0, max(0.0, estimate.value))
                     cells.append(Cell(text, "number", estimate.value, share, span, muted))
         rows.append(Row(tuple(cells)))
@@ -281,7 +309,7 @@ def summary_table(findings: Findings) -> Table | None:
         estimate = _estimate_of(findings, best, quantity)
         if estimate:
             name = quantity.label + (f" of {quantity.target}" if quantity.target else "")
-            text = _in_brackets(estimate, quantity.decimals)
+            text = in_brackets(estimate, quantity.decimals)
             rows.append(Row((Cell(name), Cell(text, "number"))))
     titles = ("test split", "mean (standard error)")
     return Table("best_summary", "The best config, everything else", titles, tuple(rows)) if rows else None
@@ -309,7 +337,10 @@ def _by_subset(
     if not any(quantity.metric == name for quantity in columns):
         return None
     found = [(quantity, estimates(findings.results, quantity)) for quantity in columns]
-    bold = [leaders(findings.results, quantity) for quantity in columns]
+    bold = [
+        leaders(findings.results.by_config(quantity), lower_is_better=quantity.lower_is_better)
+        for quantity in columns
+    ]
     rows = []
     for each in findings.configs[:_MOST_COMPARED]:
         config_hash = each.config.config_hash
@@ -317,11 +348,11 @@ def _by_subset(
             _bracket_cell(by_config.get(config_hash), quantity, bold=config_hash in leading)
             for (quantity, by_config), leading in zip(found, bold, strict=True)
         ]
-        rows.append(Row((*_config_cells(findings, each), *cells)))
-    config_titles = _config_titles(findings)
-    titles = (*config_titles, *(quantity.given or "random" for quantity in columns))
+        rows.append(Row((*config_cells(findings, each), *cells)))
+    swept = config_titles(findings)
+    titles = (*swept, *(quantity.given or "random" for quantity in columns))
     shown = [
-        ("", len(config_titles)),
+        ("", len(swept)),
         *((title, len(quantities)) for title, quantities in measured if quantities),
     ]
     return Table(name, caption, titles, tuple(rows), tuple(shown), sortable=True)
@@ -351,12 +382,12 @@ def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
         yield Cell(f"within {plural(effect.best.num_configs, 'setting')}{left_out}")
 
 
-def _config_titles(findings: Findings) -> list[str]:
+def config_titles(findings: Findings) -> list[str]:
     """Titles of the columns that tell a config: its number and its swept fields."""
     return ["#", *(_swept_title(findings, path, name) for path, name in findings.results.swept.items())]
 
 
-def _config_cells(findings: Findings, finding: ConfigFinding) -> list[Cell]:
+def config_cells(findings: Findings, finding: ConfigFinding) -> list[Cell]:
     """A config's number and its swept fields."""
     params = (finding.config.params.get(path) for path in findings.results.swept)
     return [Cell(str(finding.number), "number", finding.number), *map(_swept_cell, params)]
@@ -395,7 +426,7 @@ def _estimate_cell(estimate: Estimate | None, decimals: int) -> Cell:
 def _bracket_cell(estimate: Estimate | None, quantity: Quantity, *, bold: bool) -> Cell:
     if estimate is None:
         return Cell("–", "number")
-    return Cell(_in_brackets(estimate, quantity.decimals), "number", estimate.value, bold=bold)
+    return Cell(in_brackets(estimate, quantity.decimals), "number", estimate.value, bold=bold)
 
 
 def _subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -408,6 +439,7 @@ def _estimate_of(findings: Findings, finding: ConfigFinding, quantity: Quantity)
     return estimates(findings.results, quantity).get(finding.config.config_hash)
 
 
-def _in_brackets(estimate: Estimate, decimals: int) -> str:
+def in_brackets(estimate: Estimate, decimals: int) -> str:
+    """A mean and its standard error: 0.774 (0.012)."""
     error = "n/a" if estimate.standard_error is None else fixed(estimate.standard_error, decimals)
     return f"{fixed(estimate.value, decimals)} ({error})"

@@ -1,6 +1,7 @@
 """How a report speaks: numbers as text, and a study's answer in sentences."""
 
 from collections import Counter
+from statistics import fmean
 
 from analysis.estimates import CONFIDENCE, Estimate
 from analysis.findings import ConfigFinding, Findings
@@ -129,9 +130,11 @@ def _cost_sentences(findings: Findings) -> list[str]:
     device_s = sum(trial.device_s for trial in trials)
     devices = sorted({trial.device for trial in trials if trial.device})
     on = f" on {', '.join(map(code, devices))}" if devices else ""
+    shares = [trial.evaluation_share for trial in trials if trial.evaluation_share is not None]
+    evaluated = f", of which evaluation was {100 * fmean(shares):.0f} % (mean over trials)" if shares else ""
     return [
         f"{plural(results.num_configs, 'config')} × {plural(results.num_replicates, 'replicate')}: "
-        f"{plural(len(trials), 'ended trial')} took {duration(device_s)} of device time{on}."
+        f"{plural(len(trials), 'ended trial')} took {duration(device_s)} of device time{on}{evaluated}."
     ]
 
 

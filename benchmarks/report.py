@@ -136,6 +136,7 @@ def _trial(level: float, epochs: int) -> dict[str, object]:
         "finished_at": _START,
         "wall_s": 30.0,
         "device_s": 30.0,
+        "evaluation_s": 12.0,
         "samples_per_s": 1000.0,
         "peak_memory_gib": 0.5,
         "workers": 1,

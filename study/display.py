@@ -107,7 +107,7 @@ class Display:
 
 
 def _swept(trial: Trial) -> str:
-    return ", ".join(f"{path.split('.', 1)[1]} {_short(value)}" for path, value in trial.params.items())
+    return ", ".join(f"{path.split('.', 1)[-1]} {_short(value)}" for path, value in trial.params.items())
 
 
 def _short(value: object) -> str:

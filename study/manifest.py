@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmjsd.config import require
+from mmjsd.data import DATASETS
 from study.config import OBJECTIVE_METRIC, Study
 from study.space import Question
 
@@ -87,7 +88,8 @@ def refuse_changed(stored: Mapping[str, Any], values: Mapping[str, Any], out: Pa
 
 def write_start(study: Study, values: Mapping[str, Any], data_digest: str) -> None:
     """Write both files of a study that starts; study.json, which makes the folder a study, last."""
-    data = {"name": study.base.data.name, "digest": data_digest}
+    spec = DATASETS[study.base.data.name]
+    data = {"name": spec.name, "digest": data_digest, "num_classes": spec.num_classes}
     manifest = {
         "commit": study.commit,
         "dirty": study.dirty,

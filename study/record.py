@@ -1,6 +1,7 @@
 """Runs one trial and keeps everything it shows: Parquet, checkpoints, TensorBoard, pictures."""
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -100,6 +101,7 @@ class _Recorder:
         notes = read_notes(self.resume) if self.resume else {}
         self.epoch = int(notes.get("epoch", 0))
         self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
+        self.evaluation_s = notes.get("evaluation_s", math.nan if notes else 0.0)  # older notes lack it
         self.earlier_s = notes.get("wall_s", 0.0)
         self.first_started_at = notes.get("started_at", time.time())
         self.started = time.perf_counter()
@@ -116,6 +118,7 @@ class _Recorder:
         """Make one epoch's numbers safe, then its checkpoint."""
         self.epoch = measurement.epoch
         self.train_s += measurement.wall_s
+        self.evaluation_s += measurement.evaluation_s
         self.num_samples += measurement.num_samples
         self.objective = measurement.objective if measurement.objective is not None else self.objective
         if not self.leads:
@@ -127,6 +130,7 @@ class _Recorder:
         notes = {
             "epoch": self.epoch,
             "train_s": self.train_s,
+            "evaluation_s": self.evaluation_s,
             "num_samples": self.num_samples,
             "wall_s": self.wall_s,
             "started_at": self.first_started_at,
@@ -148,6 +152,7 @@ class _Recorder:
             "finished_at": datetime.now(UTC),
             "wall_s": self.wall_s,
             "device_s": self.wall_s * self.trial.workers,
+            "evaluation_s": _known(self.evaluation_s),
             "samples_per_s": self.num_samples / self.train_s if self.train_s else None,
             "peak_memory_gib": self._peak_memory_gib(),
             "device": _device_name(self.device),
@@ -226,6 +231,7 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
         "finished_at": now,
         "wall_s": wall_s,
         "device_s": wall_s * trial.workers,
+        "evaluation_s": _known(notes.get("evaluation_s", math.nan)),
         "samples_per_s": notes["num_samples"] / train_s if train_s else None,
         "peak_memory_gib": None,
         "device": "",
@@ -250,6 +256,10 @@ def _identity(trial: Trial) -> dict[str, Any]:
         "objective_metric": OBJECTIVE_METRIC,
         "config": json.dumps(trial.config.resolved().to_dict(), sort_keys=True),
     }
+
+
+def _known(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds
 
 
 def _device_name(device: torch.device) -> str:

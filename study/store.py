@@ -57,6 +57,7 @@ TRIALS = pa.schema(
         pa.field("finished_at", _UTC, nullable=False),
         pa.field("wall_s", pa.float64(), nullable=False),
         pa.field("device_s", pa.float64(), nullable=False),
+        pa.field("evaluation_s", pa.float64()),
         pa.field("samples_per_s", pa.float64()),
         pa.field("peak_memory_gib", pa.float64()),
         pa.field("workers", pa.int32(), nullable=False),
@@ -70,7 +71,10 @@ TRIALS = pa.schema(
         pa.field("config", pa.string(), nullable=False),
     ]
 )
-"""Columns that every trial has; swept fields follow as `param.<dotted path>`."""
+"""Columns that every trial has; swept fields follow as `param.<dotted path>`.
+
+Files of older commits may lack a column that may be null: it reads as null, under the same schema version.
+"""
 
 MEASUREMENTS = pa.schema(
     [
@@ -101,7 +105,7 @@ _MANY = 1000
 """So many files take longer to open than to read, so that `read` keeps a snapshot of them all beside them."""
 
 _SNAPSHOT_OF = b"mmjsd.snapshot_of"
-"""Metadata of a snapshot: a digest of the names, sizes and times of the files that it holds."""
+"""Metadata of a snapshot: a digest of the columns, and of the names, sizes and times of the files."""
 
 
 class StoreError(ValueError):
@@ -218,7 +222,7 @@ def _read(folder: Path, schema: pa.Schema) -> pa.Table:
         return _encoded(_read_files(paths, schema), schema)
     snapshot = folder.with_name(f".{folder.name}.snapshot")
     states = [(path.name, state.st_size, state.st_mtime_ns) for path in paths if (state := path.stat())]
-    digest = hashlib.sha256(repr(states).encode()).hexdigest().encode()
+    digest = hashlib.sha256(repr((schema.names, states)).encode()).hexdigest().encode()
     with suppress(OSError, KeyError, pa.ArrowException):
         file = pq.ParquetFile(snapshot, read_dictionary=_repeated(schema))
         if (file.schema_arrow.metadata or {})[_SNAPSHOT_OF] == digest:
@@ -252,10 +256,14 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
             "read it with the commit that manifest.json names, or train again into a new folder"
         )
     found = set(table.column_names)
-    missing = [name for name in schema.names if name not in found]
-    if missing or not version:
-        lacks = f"lacks {', '.join(missing)}" if missing else "has no schema version"
+    missing = [field for field in schema if field.name not in found]
+    needed = [field.name for field in missing if not field.nullable]
+    if needed or not version:
+        lacks = f"lacks {', '.join(needed)}" if needed else "has no schema version"
         raise StoreError(f"{path} is not a results file: it {lacks}; move it out of the folder")
+    for field in missing:
+        nulls = pa.nulls(table.num_rows, field.type)
+        table = table.add_column(schema.get_field_index(field.name), field, nulls)
     return table
 
 

@@ -1,5 +1,6 @@
 """One trial as a plain generator: data, model and classifiers from a config, then epochs with scores."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -34,6 +35,9 @@ class Measurement:
 
     wall_s: float
     """Training alone, without evaluation."""
+
+    evaluation_s: float
+    """Evaluation alone."""
 
     num_samples: int
     save: Callable[[Path, Mapping[str, float]], Path]
@@ -90,6 +94,7 @@ def run_trial(
     model = model.to(device)
     last = config.training.epochs
     for epoch in fit(model, train, config.data.samples_per_epoch, config.training, config.seed, state):
+        started = time.perf_counter()
         scores = {"train": [Score("loss", epoch.loss, None, epoch.num_samples)]}
         splits = {"validation"} if epoch.number % config.evaluation.every == 0 else set()
         for split in sorted({"validation", "test"} if epoch.number == last else splits):
@@ -101,6 +106,7 @@ def run_trial(
             scores=scores,
             losses=epoch.losses,
             wall_s=epoch.wall_s,
+            evaluation_s=time.perf_counter() - started,
             num_samples=epoch.num_samples,
             save=partial(save_checkpoint, model, epoch.state),
             draw=partial(draw_figures, model, material.splits["test"]),

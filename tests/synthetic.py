@@ -19,6 +19,7 @@ TEST_GAP = 0.02
 _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 Truth = Callable[[Mapping[str, Any]], float]
+Scores = Callable[[Mapping[str, Any], np.random.Generator], Mapping[tuple[str, str, str, str], float]]
 
 
 def write_study(
@@ -32,16 +33,21 @@ def write_study(
     error: str = "",
     epochs: int = 4,
     modalities: Sequence[str] = MODALITIES,
+    dataset: str = "digits",
+    tested: Scores = lambda params, rng: {},
     study: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Path:
     """Write a run folder whose validation objective is `truth(params)` plus noise between replicates.
 
     `state(config, replicate)` may also be "RUNNING" (measurements only) or "PLANNED" (nothing).
+    `tested(params, rng)`: scores of the test split by metric, posterior, given and target, in place of
+    those that are made up.
     """
     rng = np.random.default_rng(seed)
     run.mkdir(parents=True, exist_ok=True)
     information = study_json(configs, replicates, modalities) | dict(study or {})
+    information["base"]["data"]["name"] = dataset
     (run / "study.json").write_text(json.dumps(information))
     (run / "manifest.json").write_text(json.dumps(manifest_json()))
     for index, params in enumerate(configs):
@@ -58,10 +64,13 @@ def write_study(
                 "config_hash": config_hash,
                 "replicate": replicate,
             }
-            rows = list(_measurements(level, epochs, condition == "COMPLETE", modalities, rng))
+            rows = _measurements(level, epochs, condition == "COMPLETE", modalities, rng)
+            if condition == "COMPLETE":
+                rows = _replaced(rows, tested(params, rng), epochs)
             store.write_measurements(run, trial_id, [identity | row for row in rows])
             if condition != "RUNNING":
                 row = identity | _trial(level, condition, error, epochs, information)
+                row["config"] = json.dumps(_config(information, params), sort_keys=True)
                 store.write_trial(run, row, params)
     return run
 
@@ -102,7 +111,8 @@ def study_json(
         "base": {
             "data": {"name": "digits", "dir": None, "samples_per_epoch": 20000},
             "model": {"content_dim": 16, "style_dim": 4, "width": 0.5},
-            "objective": {"name": "mmjsd", "beta": 2.5, "weights": [0.25] * 4,
+            "objective": {"name": "mmjsd", "fusion": "mixture", "dynamic_prior": "product",
+                          "importance_samples": None, "beta": 2.5, "weights": [0.25] * 4,
                           "reconstruction_weights": dict.fromkeys(modalities, 1.0)},
             "training": {"epochs": 4, "batch_size": 128, "learning_rate": 2e-3},
             "seed": 0,
@@ -121,7 +131,7 @@ def manifest_json() -> dict[str, Any]:
         "hardware": {"cpu": "A processor", "cores": 8, "memory_gib": 31.2, "gpus": []},
         "command": "study/run.py --space subspaces --out runs/subspaces",
         "started_at": _START.isoformat(),
-        "data": {"name": "digits", "digest": "sha256:00ff"},
+        "data": {"name": "digits", "digest": "sha256:00ff", "num_classes": 10},
     }
 
 
@@ -138,6 +148,7 @@ def _trial(
         "finished_at": _START + timedelta(seconds=30),
         "wall_s": 30.0,
         "device_s": 30.0,
+        "evaluation_s": 12.0,
         "samples_per_s": 1000.0,
         "peak_memory_gib": 0.5,
         "workers": 1,
@@ -148,8 +159,28 @@ def _trial(
         "versions": "{}",
         "objective_metric": information["objective_metric"],
         "objective_value": level if state == "COMPLETE" else None,
-        "config": json.dumps(information["base"]),
     }
+
+
+def _config(information: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole config, with what named cases set."""
+    config: dict[str, Any] = json.loads(json.dumps(information["base"]))
+    fields: dict[str, Any] = {}
+    for path, value in params.items():
+        fields |= information["domains"].get(path, {}).get("cases", {}).get(value, {})
+    for path, value in (fields | dict(params)).items():
+        section, _, name = path.partition(".")
+        if name in config.get(section, {}):
+            config[section][name] = value
+    return config
+
+
+def _replaced(
+    rows: list[dict[str, Any]], scores: Mapping[tuple[str, str, str, str], float], epoch: int
+) -> list[dict[str, Any]]:
+    names = ("metric", "posterior", "given", "target")
+    kept = [row for row in rows if row["split"] != "test" or tuple(row[name] for name in names) not in scores]
+    return kept + [_row(epoch, "test", metric, value, *rest) for (metric, *rest), value in scores.items()]
 
 
 def _measurements(

@@ -41,6 +41,7 @@ addEventListener("load", () => {
     errors, ascending, descending, seen, shown, hidden: hint.hidden,
     overflows: root.scrollWidth > root.clientWidth,
     hints: document.querySelectorAll("[data-hint]").length,
+    beside: document.querySelectorAll("#paper table.beside").length,
   };
   const result = document.createElement("pre");
   result.id = "result";
@@ -77,11 +78,12 @@ def test_page_sorts_shows_hints_and_has_no_errors(page, width, tmp_path):
     assert found["errors"] == []
     assert found["ascending"] == ["0"] * 4 + ["4"] * 4 + ["16"] * 4
     assert found["descending"] == found["ascending"][::-1]
-    assert len(found["seen"]) == 6
+    assert len(found["seen"]) == 7
     assert all(found["seen"])
     assert re.fullmatch(
         r"config \d+: style_dim = .*; mean coherence \(product\) 0\.\d+ ± 0\.\d+", found["shown"]
     )
     assert found["hidden"]
     assert found["hints"] > 50
+    assert found["beside"] == 2
     assert not found["overflows"]

@@ -12,10 +12,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from rich.progress import Progress
 
 from mmjsd import data as datasets
 from study import manifest
-from study.config import PRESETS, ClusterError
+from study.config import PRESETS, ClusterError, TrialConfig
+from study.display import Display
+from study.record import Trial
 from study.run import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -328,7 +331,7 @@ def test_writes_what_was_asked_and_what_carries_it_out(tuner, tmp_path):
     assert study["base"]["objective"]["fusion"] == "mixture"
     assert study["base"]["objective"]["weights"] == [0.25] * 4
     record = json.loads(Path("own/manifest.json").read_text())
-    assert record["data"] == {"name": "digits", "digest": "0123abcd"}
+    assert record["data"] == {"name": "digits", "digest": "0123abcd", "num_classes": 10}
     assert {"ray", "torch", "optuna"} <= record["versions"].keys()
     assert record["hardware"].keys() == {"cpu", "cores", "memory_gib", "gpus"}
     assert record["started_at"] == study["started_at"]
@@ -489,3 +492,12 @@ def test_runs_from_anywhere_without_pythonpath(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == "error: unknown option --objective.bta; did you mean --objective.beta?\n"
+
+
+def test_display_names_a_trial_by_its_fields_and_cases(monkeypatch):
+    monkeypatch.setattr(Progress, "add_task", lambda self, text, **rest: texts.append(text) or len(texts))
+    texts: list[str] = []
+    params = {"subspaces": "4 each", "model.style_dim": 4, "objective.beta": 2.5}
+    trial = Trial("study", "space", Path(), TrialConfig(), params, 0, 1, "", False, "{}")
+    Display("study", 1, 1).started(trial)
+    assert texts[-1].strip() == "subspaces 4 each, style_dim 4, beta 2.5, replicate 1"

@@ -20,7 +20,7 @@ def trial(name="abc-r0", **changes):
         field.name: "" for field in store.TRIALS if pa.types.is_string(field.type) and not field.nullable
     }
     numbers = {"replicate": 0, "seed": 2**54, "epochs": 3, "wall_s": 1.5, "device_s": 1.5, "workers": 1}
-    nothing = {"samples_per_s": None, "peak_memory_gib": None, "objective_value": None}
+    nothing = {"evaluation_s": None, "samples_per_s": None, "peak_memory_gib": None, "objective_value": None}
     times = {"started_at": NOW, "finished_at": NOW, "dirty": True}
     return {**texts, **numbers, **nothing, **times, "trial_id": name, "state": "COMPLETE", **changes}
 
@@ -134,6 +134,38 @@ def test_a_foreign_file_is_named_with_what_it_lacks(tmp_path):
     pq.write_table(pa.table({"value": [1.0]}), file)
     with pytest.raises(store.StoreError, match=r"x\.parquet is not a results file.*it lacks study, trial_id"):
         store.read(tmp_path)
+
+
+def without(file, column):
+    table = pq.read_table(file)
+    pq.write_table(table.drop_columns([column]), file)
+
+
+def test_a_file_of_an_older_commit_reads_with_a_null_in_the_column_that_it_lacks(tmp_path):
+    for number in range(2):
+        store.write_trial(tmp_path, trial(f"abc-r{number}", evaluation_s=2.5), {"objective.beta": 1.0})
+    files = sorted((tmp_path / "results" / "trials").iterdir())
+    without(files[0], "evaluation_s")
+    assert store.read(tmp_path).trials["evaluation_s"].to_pylist() == [None, 2.5]
+    assert store.read_trial(tmp_path, "abc-r0")["evaluation_s"] is None
+    without(files[1], "evaluation_s")
+    assert [row["evaluation_s"] for row in store.ended_trials(tmp_path)] == [None, None]
+    assert store.read(tmp_path).trials.column_names == [*store.TRIALS.names, "param.objective.beta"]
+    without(files[0], "wall_s")
+    with pytest.raises(store.StoreError, match="it lacks wall_s"):
+        store.read(tmp_path)
+
+
+def test_a_snapshot_without_a_column_of_today_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_MANY", 2)
+    for number in range(2):
+        store.write_trial(tmp_path, trial(f"abc-r{number}", evaluation_s=2.5), {})
+    names = [name for name in store.TRIALS.names if name != "evaluation_s"]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "TRIALS", pa.schema([store.TRIALS.field(name) for name in names]))
+        store.read(tmp_path)
+    without(tmp_path / "results" / ".trials.snapshot", "evaluation_s")
+    assert store.read(tmp_path).trials["evaluation_s"].to_pylist() == [2.5, 2.5]
 
 
 def test_many_files_are_read_from_a_snapshot_until_one_changes(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmjsd.model import load
+from mmjsd.train import latest_checkpoint, read_notes
 from study import store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +73,7 @@ def test_a_study_ends_with_every_trial_in_the_tables(undisturbed):
     for row in rows.values():
         assert row["epochs"] == 4
         assert row["samples_per_s"] > 0
+        assert 0 < row["evaluation_s"] < row["wall_s"]
         assert 0 <= row["objective_value"] <= 1
 
 
@@ -146,6 +148,7 @@ def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed,
     begun = {path.parent.name for path in checkpoints.glob("*/epoch-*")} - set(ended)
     assert 1 <= len(ended) < 4
     assert begun
+    spent = {name: read_notes(latest_checkpoint(checkpoints / name))["evaluation_s"] for name in begun}
 
     said = run(environment, out, *options, "--resume")
     assert said.returncode == 0, said.stderr
@@ -156,6 +159,7 @@ def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed,
     for name in begun:
         # It went on: the curve's first part was written by the process that was killed.
         assert len(list((out / "tensorboard" / name).iterdir())) == 2
+        assert 0 < spent[name] < after[name]["evaluation_s"] < after[name]["wall_s"]
     for name, row in after.items():
         assert row["objective_value"] == trials(expected)[name]["objective_value"]
 

@@ -1,0 +1,140 @@
+"""What the subspaces know of the class: a leak, since the class is what the modalities share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from matplotlib.figure import Figure
+
+from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, plot_estimates, save
+from analysis.estimates import CONFIDENCE, Estimate, estimate_mean_of_configs, pool, rank_correlation
+from analysis.findings import Findings
+from analysis.results import Config, Quantity, Results
+from analysis.wording import code, fixed, p_text, plural, plus_minus
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How well a linear probe reads the class from one modality's subspace."""
+
+    modality: str
+    mean: Estimate
+    """Over all configs in which it has a subspace."""
+
+    num_configs: int
+    by_size: Mapping[int, Estimate]
+    """Over the configs in which the subspace has a size, by the sizes in order."""
+
+
+def leak_quantity(modality: str) -> Quantity:
+    """The accuracy of the probe on a modality's subspace."""
+    return Quantity("style_probe_accuracy", target=modality)
+
+
+def find_leaks(results: Results) -> list[Leak]:
+    """One for each modality that has a subspace in some config."""
+    found = []
+    for modality in results.modalities:
+        quantity = leak_quantity(modality)
+        measured = [(each, values) for each in results.configs if (values := results.values(each, quantity))]
+        if measured:
+            noise = pool([values for _, values in measured], quantity.bounds)
+            by_size: dict[int, list[list[float]]] = {}
+            for config, values in measured:
+                by_size.setdefault(_size(config, modality), []).append(values)
+            means = {
+                size: estimate_mean_of_configs(group, noise)
+                for size, group in sorted(by_size.items())
+                if size
+            }
+            mean = estimate_mean_of_configs([values for _, values in measured], noise)
+            found.append(Leak(modality, mean, len(measured), means))
+    return found
+
+
+def leak_sentences(findings: Findings, leaks: Sequence[Leak]) -> list[str]:
+    """What the probe reads; what that means, and how it goes with the objective. Paragraphs of Markdown."""
+    if not leaks:
+        return []
+    results = findings.results
+    chance = results.chance
+    read = ", ".join(f"{code(each.modality)} **{plus_minus(each.mean, 3)}**" for each in leaks)
+    configs = plural(max(each.num_configs for each in leaks), "config")
+    sentence = (
+        f"A linear probe reads the class from the subspace alone (accuracy, mean over {configs}): {read}."
+    )
+    if chance is not None:
+        above = [code(each.modality) for each in leaks if (each.mean.low or 0) > chance]
+        told = f"the class leaks into the subspace of {', '.join(above)}" if above else "no leak shows"
+        sentence += f" Chance is {fixed(chance, 3)}: **{told}**."
+    meaning = (
+        "Whatever a decoder finds of the class in the style, it need not take from the content; the style of "
+        "a modality that is not given is drawn at random, and so is then that part of what is generated."
+    )
+    return [sentence, meaning + _correlation_sentence(findings, leaks)]
+
+
+def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
+    """Leak against the size of the subspace, a line a modality; None unless a size varies."""
+    sizes = sorted({size for each in leaks for size in each.by_size})
+    if len(sizes) < 2:
+        return None
+    places = {size: position for position, size in enumerate(sizes)}
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for index, each in enumerate(leaks):
+            shift = 0.06 * (index - (len(leaks) - 1) / 2)
+            x = [places[size] + shift for size in each.by_size]
+            colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+            estimates = list(each.by_size.values())
+            drawn = plot_estimates(axes, x, estimates, colour, marker, "-", each.modality)
+            hint(
+                drawn,
+                [
+                    f"{each.modality}, {plural(size, 'dimension')}: {plus_minus(estimate, 3)}"
+                    for size, estimate in each.by_size.items()
+                ],
+            )
+        if results.chance is not None:
+            axes.axhline(results.chance, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+        axes.set_xlim(-0.5, len(sizes) - 0.5)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("dimensions of the subspace")
+        axes.set_ylabel("accuracy of a linear probe")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
+
+    dashed = "" if results.chance is None else " Dashed: a guess."
+    caption = (
+        "How well a linear probe reads the class from each modality's own subspace, against its size, "
+        f"averaged over the other factors; test split.{dashed}"
+    )
+    return save("leak", "Leak of class information into the subspaces", caption, 3.3, paint)
+
+
+def _correlation_sentence(findings: Findings, leaks: Sequence[Leak]) -> str:
+    """Whether configs that leak more are judged otherwise."""
+    results, x, y = findings.results, [], []
+    for config in results.configs:
+        known = [results.values(config, leak_quantity(each.modality)) for each in leaks]
+        objective = results.values(config, results.objective)
+        if all(known) and objective:
+            x.append(fmean(fmean(values) for values in known))
+            y.append(fmean(objective))
+    found = rank_correlation(x, y)
+    if found is None:
+        return ""
+    numbers = (
+        f"Spearman's ρ = {fixed(found.rho, 2)} over {found.num_configs} configs, {p_text(found.p_value)}"
+    )
+    label = results.objective.label
+    if found.p_value >= 1 - CONFIDENCE:
+        return f" Leak and {label} do not go together significantly ({numbers})."
+    return f" Configs that leak more have a {'lower' if found.rho < 0 else 'higher'} {label} ({numbers})."
+
+
+def _size(config: Config, modality: str) -> int:
+    """Of the modality's subspace, zero if the config does not tell."""
+    sizes = config.style_dims
+    return sizes.get(modality, sizes.get("", 0))
