@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class Measurement:
     """Training alone, without evaluation."""
 
     num_samples: int
-    save: Callable[[Path, Mapping[str, float]], Path]
+    save: Callable[[Path, Mapping[str, Any]], Path]
     """Writes this epoch's checkpoint into a folder, with notes of the caller's."""
 
     draw: Callable[[], npt.NDArray[np.uint8]]
