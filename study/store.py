@@ -68,9 +68,11 @@ TRIALS = pa.schema(
         pa.field("objective_metric", pa.string(), nullable=False),
         pa.field("objective_value", pa.float64()),
         pa.field("config", pa.string(), nullable=False),
+        pa.field("phase", pa.string()),
     ]
 )
-"""Columns that every trial has; swept fields follow as `param.<dotted path>`."""
+"""Columns that every trial has, of older files those that may be empty left out; the objectives of a study
+with several follow as `objective.<metric>`, swept fields as `param.<dotted path>`."""
 
 MEASUREMENTS = pa.schema(
     [
@@ -116,11 +118,26 @@ class StudyTables:
     measurements: pa.Table
 
 
-def write_trial(out: Path, row: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Write the row of an ended trial; `params` maps the dotted path of each swept field to its value."""
+def write_trial(
+    out: Path,
+    row: Mapping[str, Any],
+    params: Mapping[str, Any],
+    objectives: Mapping[str, float | None] = MappingProxyType({}),
+) -> None:
+    """Write the row of an ended trial.
+
+    Args:
+        out: the study's folder.
+        row: by column of `TRIALS`.
+        params: each swept field's value, by dotted path.
+        objectives: each one's value, of a study that has several.
+    """
     assert row["state"] in get_args(State), row["state"]
     fields = list(TRIALS)
     values = [pa.array([row[field.name]], field.type) for field in TRIALS]
+    for metric, number in objectives.items():
+        fields.append(pa.field(f"objective.{metric}", pa.float64()))
+        values.append(pa.array([number], pa.float64()))
     for path, value in sorted(params.items()):
         array = _param_array(value)
         fields.append(pa.field(f"param.{path}", array.type))
@@ -162,7 +179,7 @@ def read_trial(out: Path, trial_id: str) -> dict[str, Any] | None:
     path = Path(out) / "results" / "trials" / f"{trial_id}.parquet"
     if not path.exists():
         return None
-    row: dict[str, Any] = _read_file(path, TRIALS).select(TRIALS.names).to_pylist()[0]
+    row: dict[str, Any] = _without_params(_read_file(path, TRIALS)).to_pylist()[0]
     return row
 
 
@@ -174,8 +191,12 @@ def forget_trial(out: Path, trial_id: str) -> None:
 def ended_trials(out: Path) -> list[dict[str, Any]]:
     """The rows of all trials that have ended, without their swept fields' columns."""
     table = _read(Path(out) / "results" / "trials", TRIALS)
-    rows: list[dict[str, Any]] = table.select(TRIALS.names).to_pylist()
+    rows: list[dict[str, Any]] = _without_params(table).to_pylist()
     return rows
+
+
+def _without_params(trials: pa.Table) -> pa.Table:
+    return trials.select([name for name in trials.column_names if not name.startswith("param.")])
 
 
 def _param_array(value: object) -> pa.Array:
@@ -252,10 +273,13 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
             "read it with the commit that manifest.json names, or train again into a new folder"
         )
     found = set(table.column_names)
-    missing = [name for name in schema.names if name not in found]
+    missing = [field.name for field in schema if field.name not in found and not field.nullable]
     if missing or not version:
         lacks = f"lacks {', '.join(missing)}" if missing else "has no schema version"
         raise StoreError(f"{path} is not a results file: it {lacks}; move it out of the folder")
+    for field in schema:
+        if field.name not in found:  # a column that was added since
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     return table
 
 
