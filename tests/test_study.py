@@ -13,6 +13,7 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mmjsd.model import load
 from study import store
@@ -102,6 +103,10 @@ def test_each_trial_leaves_a_model_a_picture_and_its_curves(undisturbed):
         board = EventAccumulator(str(out / "tensorboard" / name)).Reload()
         assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
         assert board.Tags()["images"] == ["samples"]
+        content = board.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+        assert start.group_name == name.partition("-")[0]  # replicates are one group
+        assert start.hparams["model.style_dim"].number_value == trials(out)[name]["param.model.style_dim"]
 
 
 def test_a_finished_study_is_not_trained_again(undisturbed, environment):
