@@ -3,13 +3,14 @@
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from tensorboard.plugins.hparams import summary_v2 as hparams
 from torch.utils.tensorboard import SummaryWriter
 
 from mmjsd.batches import Workers
 from mmjsd.metrics import Score
 from mmjsd.train import DivergedError, latest_checkpoint, read_notes
 from study import store
-from study.config import OBJECTIVE_METRIC, TrialConfig, trial_id
+from study.config import Objective, Phase, TrialConfig, objective_curve, trial_id
 from study.trial import Measurement, run_trial
 
 
@@ -39,6 +41,10 @@ class Trial:
     """The swept fields' values, by dotted path."""
 
     replicate: int
+    phase: Phase
+    objectives: tuple[Objective, ...]
+    """Validation metrics that the study maximises; the first ranks."""
+
     workers: int
     commit: str
     dirty: bool
@@ -71,16 +77,15 @@ def record(trial: Trial, device: torch.device | str, report: Callable[[dict[str,
     Args:
         trial: what to train.
         device: where.
-        report: called after each epoch with "epoch" and, where evaluated, the objective. It may end this
-            thread, when a scheduler stops the trial.
+        report: called after each epoch with "epoch" and, where evaluated, the objectives by name. It may
+            end this thread, when a scheduler stops the trial.
     """
     recorder = _Recorder(trial, device)
     state, error = "COMPLETE", ""
     try:
-        for measurement in run_trial(trial.config, recorder.resume, device):
+        for measurement in run_trial(trial.config, recorder.resume, device, trial.objectives):
             recorder.keep(measurement)
-            value = {} if measurement.objective is None else {OBJECTIVE_METRIC: measurement.objective}
-            report({"epoch": measurement.epoch, **value})
+            report({"epoch": measurement.epoch, **recorder.objectives(measurement.epoch)})
     except DivergedError as diverged:
         state, error = "DIVERGED", str(diverged)
     except Exception:
@@ -102,17 +107,19 @@ class _Recorder:
         self.epoch = int(notes.get("epoch", 0))
         self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
         self.evaluation_s = notes.get("evaluation_s", math.nan if notes else 0.0)  # older notes lack it
-        self.earlier_s = notes.get("wall_s", 0.0)
+        self.earlier_s: float = notes.get("wall_s", 0.0)
         self.first_started_at = notes.get("started_at", time.time())
         self.started = time.perf_counter()
         rows = store.read_measurements(trial.out, trial.trial_id) if self.leads else []
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
-        self.objective: float | None = None
         self.board: SummaryWriter | None = None
         if self.leads:
             folder = trial.out / "tensorboard" / trial.trial_id
             self.board = SummaryWriter(str(folder), purge_step=self.epoch + 1)
-            self._restore_objective()
+            if trial.params and not self.epoch:
+                writer: Any = self.board.file_writer
+                for summary in _hparams(trial):
+                    writer.add_summary(summary)
 
     def keep(self, measurement: Measurement) -> None:
         """Make one epoch's numbers safe, then its checkpoint."""
@@ -120,11 +127,10 @@ class _Recorder:
         self.train_s += measurement.wall_s
         self.evaluation_s += measurement.evaluation_s
         self.num_samples += measurement.num_samples
-        self.objective = measurement.objective if measurement.objective is not None else self.objective
-        if not self.leads:
-            return
         for split, scores in measurement.scores.items():
             self.rows += [self._row(split, score) for score in scores]
+        if not self.leads:
+            return
         store.write_measurements(self.trial.out, self.trial.trial_id, self.rows)
         self._draw(measurement)
         notes = {
@@ -134,6 +140,8 @@ class _Recorder:
             "num_samples": self.num_samples,
             "wall_s": self.wall_s,
             "started_at": self.first_started_at,
+            "device": _device_name(self.device),
+            "host": socket.gethostname(),
         }
         measurement.save(self.trial.checkpoints, notes)
 
@@ -157,11 +165,16 @@ class _Recorder:
             "peak_memory_gib": self._peak_memory_gib(),
             "device": _device_name(self.device),
             "host": socket.gethostname(),
-            "objective_value": self.objective if state == "COMPLETE" else None,
         }
-        store.write_trial(self.trial.out, row, self.trial.params)
+        values = self.objectives(self.epoch) if state == "COMPLETE" else {}
+        _write_row(self.trial, row, values)
         if state == "FAILED":
             shutil.rmtree(self.trial.checkpoints, ignore_errors=True)
+
+    def objectives(self, epoch: int) -> dict[str, float]:
+        """The objectives that this epoch has, by name."""
+        curves = {name: objective_curve(self.rows, name) for name in self.trial.objectives}
+        return {name: curve[epoch] for name, curve in curves.items() if epoch in curve}
 
     @property
     def wall_s(self) -> float:
@@ -204,16 +217,34 @@ class _Recorder:
                 Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
                 os.replace(temporary, folder / f"{name}.png")
 
-    def _restore_objective(self) -> None:
-        for row in self.rows:
-            if (row["split"], row["metric"], row["posterior"]) == ("validation", OBJECTIVE_METRIC, "product"):
-                self.objective = row["value"]
-
     def _peak_memory_gib(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+_HPARAMS_METRICS = (
+    "validation/mean_coherence/product",
+    "validation/random_coherence",
+    "test/mean_coherence/product",
+    "test/random_coherence",
+    "test/loss",
+)
+"""TensorBoard's names of what its HPARAMS tab shows of each config."""
+
+
+def _hparams(trial: Trial) -> Iterator[Any]:
+    """What TensorBoard's HPARAMS tab needs: the swept fields, with a config's replicates as one group."""
+    values: dict[str, float | str | bool] = {}
+    for path, value in trial.params.items():
+        if isinstance(value, (tuple, list)):
+            values |= {f"{path}[{index}]": each for index, each in enumerate(value)}
+        else:
+            values[path] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+    metrics = [hparams.Metric(tag, display_name=tag) for tag in _HPARAMS_METRICS]
+    yield hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
+    yield hparams.hparams_pb(values, trial_id=trial.config_hash)
 
 
 def record_end(trial: Trial, state: store.State, error: str = "") -> None:
@@ -234,11 +265,18 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
         "evaluation_s": _known(notes.get("evaluation_s", math.nan)),
         "samples_per_s": notes["num_samples"] / train_s if train_s else None,
         "peak_memory_gib": None,
-        "device": "",
-        "host": "",
-        "objective_value": None,
+        "device": notes.get("device", ""),
+        "host": notes.get("host", ""),
     }
-    store.write_trial(trial.out, row, trial.params)
+    _write_row(trial, row, {})
+
+
+def _write_row(trial: Trial, row: Mapping[str, Any], values: Mapping[str, float]) -> None:
+    """Write an ended trial's row with its objectives, as far as it has them."""
+    first, *others = trial.objectives
+    further: dict[str, float | None] = {name: values.get(name) for name in trial.objectives if others}
+    whole = {**row, "objective_metric": first, "objective_value": values.get(first)}
+    store.write_trial(trial.out, whole, trial.params, further)
 
 
 def _identity(trial: Trial) -> dict[str, Any]:
@@ -248,12 +286,12 @@ def _identity(trial: Trial) -> dict[str, Any]:
         "trial_id": trial.trial_id,
         "config_hash": trial.config_hash,
         "replicate": trial.replicate,
+        "phase": trial.phase,
         "seed": trial.config.seed,
         "workers": trial.workers,
         "commit": trial.commit,
         "dirty": trial.dirty,
         "versions": trial.versions,
-        "objective_metric": OBJECTIVE_METRIC,
         "config": json.dumps(trial.config.resolved().to_dict(), sort_keys=True),
     }
 
@@ -266,3 +304,9 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu x {torch.get_num_threads()} threads"
+
+
+def num_threads(device: str) -> int | None:
+    """How many threads a trial had, by the device that its row names; they decide how sums are rounded."""
+    found = re.fullmatch(r"cpu x (\d+) threads", device)
+    return int(found[1]) if found else None

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,19 @@ if __name__ == "__main__":  # study/ itself would come first, and its config.py 
 from mmjsd import data as datasets
 from mmjsd.config import require
 from study import manifest
-from study.config import PRESETS, ClusterError, Preset, Sampler, Study, StudyConfig, TrialConfig, seconds
+from study.config import (
+    LATE_OBJECTIVES,
+    PRESETS,
+    ClusterError,
+    Preset,
+    Sampler,
+    Study,
+    StudyConfig,
+    TrialConfig,
+    seconds,
+)
 from study.options import asks_for_help, parse, parse_study
+from study.preview import describe, plural, shown
 from study.space import Question, SearchSpace, list_questions, load_question
 
 SPACES = Path(__file__).resolve().parents[1] / "search_spaces"
@@ -33,7 +43,7 @@ Any field of a trial can be set; one that the space would vary is then fixed.
 
 In the names of options, - and _ are the same.
 
-Exit codes: 0 done, 1 some trials failed, 2 refused, 130 interrupted.
+Exit codes: 0 done, 1 some trials failed or a replay differs, 2 refused, 130 interrupted.
 
 Spaces:"""
 
@@ -57,9 +67,20 @@ class Request:
 def main(argv: Sequence[str]) -> int:
     """Carry out a command line; the exit code: 0 done, 1 unfinished, 2 refused, 130 interrupted."""
     try:
+        early = parse_study(argv)
+        if early.replay is not None and not asks_for_help(argv):
+            alone = len(argv) == (1 if "=" in argv[0] else 2)
+            require(alone, "--replay goes without other options; leave them out")
+            return _replay(early.replay)
         request = read_command_line(argv)
         study = plan(request)
-        values = manifest.study_values(study, request.question, ["study/run.py", *argv])
+        command, where = ["study/run.py", *argv], manifest.JOURNAL
+        if study.storage is not None:
+            from study.storage import check_storage, without_credentials  # here: a database's driver is heavy
+
+            where = without_credentials(study.storage)
+            command = [word.replace(study.storage, where) for word in command]
+        values = manifest.study_values(study, request.question, command, where)
         if request.stored is not None:
             manifest.refuse_changed(request.stored, values, study.out)
         if request.options.dry_run:
@@ -67,6 +88,8 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if study.address:
             _require_reachable(study.address)
+        if study.storage is not None:
+            check_storage(study, is_new=request.stored is None)
         with _claimed(study.out):
             _open_folder(study, values, request.stored)
             return _run(study)
@@ -93,17 +116,18 @@ def read_command_line(argv: Sequence[str]) -> Request:
     fields = {**PRESETS[preset], **question.space.base}
     fields["data.name"] = early.dataset or fields["data.name"]
     data_set = TrialConfig().with_fields({"data.name": fields["data.name"]})
-    kept = ("trials", "replicates", "sampler", "scheduler", "seed")
-    defaults = StudyConfig(
-        preset=preset, out=Path("runs", question.name), **{name: stored[name] for name in kept if stored}
-    )
+    kept = {name: stored[name] for name in _KEPT if stored and stored[name]}
+    if kept.get("storage") == manifest.JOURNAL:
+        del kept["storage"]
+    kept["objectives"] = tuple(kept.get("objectives", StudyConfig().objectives))
+    defaults = StudyConfig(preset=preset, out=Path("runs", question.name), **kept)
     spaces = "".join(f"\n- {name}: {title}" for name, title in list_questions(SPACES).items())
     options, given = parse(argv, defaults, data_set.with_fields(fields), _HELP + spaces)
     for path, value in given.items():
         whole = next((each for each in question.space.varied if path.startswith(f"{each}.")), None)
         require(whole is None, f"--{path} is part of {whole}, which the space varies; fix it with --{whole}")
         if path in question.space.varied:
-            _log.info("%s is fixed at %s: the space no longer varies it", path, _shown(value))
+            _log.info("%s is fixed at %s: the space no longer varies it", path, shown(value))
     base = data_set.with_fields({**fields, **given})
     if options.budget_samples is not None:
         own = "data.samples_per_epoch"
@@ -134,9 +158,20 @@ def plan(request: Request) -> Study:
     options, space, base = request.options, request.space, request.base
     tried = space.check(base)
     sampler, trials = _budget(options, space)
+    hashes = {base.config_hash()}
     if sampler == "grid":
-        for params in space.grid()[:trials]:
-            space.decode(params, base)
+        hashes |= {space.decode(params, base).config_hash() for params in space.grid()[:trials]}
+    most = len(hashes) - 1 if sampler == "grid" else trials
+    confirm = min(options.confirm, most)
+    if confirm < options.confirm:
+        others = plural(most, "config")
+        _log.info("--confirm %d is cut to the study's %s besides the base config", options.confirm, others)
+
+    _check_objectives(options, sampler, base)
+    if options.confirm:
+        require(
+            bool(space.domains), "the space varies no field, so there is nothing for --confirm to compare"
+        )
 
     gpus = manifest.gpus()
     gpus_per_worker = options.gpus_per_worker
@@ -159,13 +194,20 @@ def plan(request: Request) -> Study:
         preset=request.preset,
         sampler=sampler,
         scheduler=options.scheduler or "none",
+        objectives=options.objectives,
         trials=trials,
         replicates=options.replicates,
+        confirm=confirm,
+        confirm_replicates=_confirm_replicates(options, request.stored or {}),
         seed=options.seed,
         workers=options.workers,
         gpus_per_worker=gpus_per_worker,
         max_concurrent=options.max_concurrent,
         budget_s=seconds(options.budget) if options.budget else inf,
+        budget_device_s=3600 * options.budget_device_hours if options.budget_device_hours else inf,
+        storage=options.storage,
+        keep_checkpoints=options.keep_checkpoints,
+        retry=options.retry,
         address=options.address,
         out=request.out,
         commit=commit,
@@ -174,45 +216,17 @@ def plan(request: Request) -> Study:
     )
 
 
-def describe(study: Study, question: Question) -> str:
-    """What a dry run prints: the size of the study, then its configs, or its domains if they are drawn."""
-    varied = study.space.domains
-    count = f"{_count(study.trials, 'config')} x {_count(study.replicates, 'replicate')}"
-    facts: dict[str, Any] = {"sampler": study.sampler, "scheduler": study.scheduler, "seed": study.seed}
-    facts |= {path: attrgetter(path)(study.base) for path in _SIZES if path not in study.space.varied}
-    facts |= {"workers": study.workers, "GPUs per worker": study.gpus_per_worker, "folder": study.out}
-    lines = [f"{study.name}: {question.title}", f"{count} = {study.trials * study.replicates} trials", ""]
-    lines += [f"{name:<{max(map(len, facts))}}  {_shown(value)}" for name, value in facts.items()]
-    if varied:
-        lines.append("")
-    if study.sampler != "grid":
-        lines += [f"{path}  {domain}" for path, domain in varied.items()]
-    elif varied:
-        grid = study.space.grid()[: study.trials]
-        paths = dict.fromkeys(path for params in grid for path in params)
-        columns = [[path, *(_shown(params.get(path, "")) for params in grid)] for path in paths]
-        widths = [max(map(len, column)) for column in columns]
-        for row in zip(*columns, strict=True):
-            lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    return "\n".join(lines) + "\n"
-
-
-_SIZES = (
-    "data.name",
-    "data.samples_per_epoch",
-    "training.epochs",
-    "training.batch_size",
-    "evaluation.every",
-    "evaluation.num_samples",
+_KEPT = (
+    "trials",
+    "replicates",
+    "confirm",
+    "objectives",
+    "storage",
+    "sampler",
+    "scheduler",
+    "seed",
 )
-"""Fields that decide how long a trial takes."""
-
-
-def _shown(value: Any) -> str:
-    """A field's value as the command line takes it."""
-    if isinstance(value, (tuple, list)):
-        return " ".join(_shown(each) for each in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+"""Options that a study that is resumed has from its study.json."""
 
 
 @contextmanager
@@ -263,15 +277,27 @@ def _run(study: Study) -> int:
         return _note_interruption()
     counts = {"stopped": outcome.stopped, "diverged": outcome.diverged, "failed": outcome.failed}
     others = "".join(f", {count} {state}" for state, count in counts.items() if count or state != "stopped")
-    _log.info("%s complete%s", _count(outcome.complete, "trial"), others)
+    _log.info("%s complete%s", plural(outcome.complete, "trial"), others)
     if outcome.missing:
-        left = _count(outcome.missing, "trial")
+        left = plural(outcome.missing, "trial")
         _log.info("the budget is spent with %s left; the same command with --resume goes on", left)
     _log.info("results: %s", study.out / "results")
     _log.info("report:  python analysis/report.py %s", study.out)
     if outcome.failed:
-        _log.info("the same command with --resume tries the failed ones again")
+        _log.info("the same command with --resume --retry failed tries the failed ones again")
     return 1 if outcome.failed else 0
+
+
+def _replay(path: Path) -> int:
+    """Train one trial again and say whether its numbers are the same; 0 if they are, else 1."""
+    from study.replay import replay  # here, because torch takes seconds to import
+
+    found = replay(path.expanduser().absolute())
+    for line in found.differences:
+        _log.info(line)
+    equal = plural(found.num_equal, "value") + " equal"
+    _log.info(f"{equal}, {plural(len(found.differences), 'difference')}" if found.differences else equal)
+    return 1 if found.differences else 0
 
 
 def _refuse(refused: Exception) -> int:
@@ -309,8 +335,39 @@ def _budget(options: StudyConfig, space: SearchSpace) -> tuple[Sampler, int]:
         return sampler, options.trials or 20
     size = len(space.grid())
     if options.trials is not None and options.trials > size:
-        _log.info("--trials %d is cut to the grid's %s", options.trials, _count(size, "config"))
+        _log.info("--trials %d is cut to the grid's %s", options.trials, plural(size, "config"))
     return sampler, min(options.trials or size, size)
+
+
+def _confirm_replicates(options: StudyConfig, stored: Mapping[str, Any]) -> int:
+    """As asked now or when the study started, else as many as the search has."""
+    asked = options.confirm_replicates or stored.get("confirm_replicates") or options.replicates
+    return asked if options.confirm else 0
+
+
+def _check_objectives(options: StudyConfig, sampler: Sampler, base: TrialConfig) -> None:
+    """Refuse what several objectives, or one that is measured late, rule out."""
+    several, scheduler = len(options.objectives) > 1, options.scheduler or "none"
+    require(
+        not (several and sampler == "cmaes"),
+        "--sampler cmaes seeks one objective; choose another sampler, or name one of the --objectives",
+    )
+    require(
+        not (several and scheduler != "none"),
+        f"--scheduler {scheduler} judges by one objective; leave it out, or name one of the --objectives",
+    )
+    require(
+        not (several and options.confirm),
+        "--confirm ranks by one objective; leave it out, or name one of the --objectives",
+    )
+    for late in LATE_OBJECTIVES.intersection(options.objectives):
+        require(
+            scheduler == "none",
+            f"{late} is measured after the last epoch alone, too late for --scheduler {scheduler}; "
+            "leave it out, or choose other --objectives",
+        )
+        draws = base.evaluation.importance_samples
+        require(draws > 0, f"{late} needs evaluation.importance_samples >= 1, got {draws}")
 
 
 def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) -> None:
@@ -319,8 +376,8 @@ def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) 
         return
     workers, cores = options.workers, os.cpu_count() or 1
     advice = "take fewer, or join a cluster with --address"
-    cpus, gpus = _count(cores, "CPU"), _count(num_gpus, "GPU")
-    need = _count(workers * gpus_per_worker, "GPU")
+    cpus, gpus = plural(cores, "CPU"), plural(num_gpus, "GPU")
+    need = plural(workers * gpus_per_worker, "GPU")
     require(workers <= cores, f"--workers {workers} is more than this machine's {cpus}; {advice}")
     has_room = workers * gpus_per_worker <= num_gpus
     require(has_room, f"the workers need {need}, this machine has {gpus}; {advice}")
@@ -335,10 +392,6 @@ def _require_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise ValueError(f"no Ray cluster answers at {address} ({error}); check --address") from None
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -15,13 +16,15 @@ from filelock import FileLock
 from rich.progress import Progress
 
 from mmjsd import data as datasets
-from study import manifest
+from study import manifest, store
 from study.config import PRESETS, ClusterError, TrialConfig
 from study.display import Display
 from study.record import Trial
 from study.run import main
+from tests.test_store import trial
 
 ROOT = Path(__file__).resolve().parents[1]
+BOTH = "--objectives mean_coherence log_likelihood"
 HEAVY = ("torch", "ray", "sklearn", "torchvision", "optuna", "pyarrow")
 
 
@@ -134,6 +137,35 @@ def refused(capsys, line):
         ("--space smoke --replicates -1", "replicates must be >= 1, got -1"),
         ("--space smoke --workers 0", "workers must be >= 1, got 0"),
         ("--space smoke --seed -1", "seed must lie in [0, 2^32), got -1"),
+        ("--space smoke --retry failed", "--retry goes with --resume; add it, or leave --retry out"),
+        (
+            "--space smoke --resume --retry stopped",
+            "--retry cannot be 'stopped'; expected one of diverged, failed",
+        ),
+        ("--replay runs/a/b-r0 --trials 3", "--replay goes without other options; leave them out"),
+        (
+            "--space smoke --objectives loss",
+            "--objectives cannot be 'loss'; expected one of log_likelihood, mean",
+        ),
+        ("--space smoke --objectives", "--objectives needs a value"),
+        ("--space smoke --objectives mean_coherence mean_coherence", "names mean_coherence twice; leave one"),
+        (f"--space priors --sampler cmaes {BOTH}", "--sampler cmaes seeks one objective; choose another"),
+        (f"--space smoke --scheduler asha {BOTH}", "--scheduler asha judges by one objective; leave it out"),
+        (f"--space smoke --confirm 1 {BOTH}", "--confirm ranks by one objective; leave it out"),
+        (
+            "--space smoke --scheduler median --objectives log_likelihood",
+            "log_likelihood is measured after the last epoch alone, too late for --scheduler median",
+        ),
+        (
+            f"--space smoke --evaluation.importance_samples 0 {BOTH}",
+            "log_likelihood needs evaluation.importance_samples >= 1, got 0",
+        ),
+        ("--space smoke --confirm -1", "confirm must be >= 0, got -1"),
+        ("--space smoke --confirm-replicates 3", "--confirm-replicates goes with --confirm; add it"),
+        ("--space smoke --confirm 1 --model.style_dim 1", "the space varies no field, so there is nothing"),
+        ("--space smoke --replicates 1001", "replicates must be <= 1000, got 1001"),
+        ("--space smoke --budget-device-hours 0", "budget_device_hours must be > 0, got 0.0"),
+        ("--space smoke --keep-checkpoints -1", "keep_checkpoints must be >= 0, got -1"),
         ("--space smoke --workers 5", "--workers 5 is more than this machine's 4 CPUs"),
         ("--space smoke --gpus-per-worker 1", "the workers need 1 GPU, this machine has 0 GPUs"),
         ("--space smoke --workers 3", "training.batch_size 50 does not split evenly over 3 workers"),
@@ -288,6 +320,30 @@ def test_sampler_and_number_of_trials_follow_the_space(tuner):
         assert (tuner.study.sampler, tuner.study.trials) == (sampler, trials)
 
 
+def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, capsys):
+    assert start(f"--space smoke --out a {BOTH}") == 0
+    assert start("--space smoke --out a --resume") == 0
+    assert [study.objectives for study in tuner.studies] == [("mean_coherence", "log_likelihood")] * 2
+    sentence = refused(capsys, "--space smoke --out a --resume --objectives mean_coherence")
+    assert "has objectives ['mean_coherence', 'log_likelihood'], not ['mean_coherence']" in sentence
+    assert start("--space smoke --out b --replicates 3") == 0
+    assert (tuner.study.confirm, tuner.study.confirm_replicates) == (0, 0)
+    assert start("--space smoke --out b --resume --confirm 1") == 0
+    assert start("--space smoke --out b --resume") == 0
+    assert [(study.confirm, study.confirm_replicates) for study in tuner.studies[-2:]] == [(1, 3)] * 2
+    assert start("--space subspaces --out c --confirm 99") == 0
+    assert tuner.study.confirm == 7  # of the grid's eight configs one is the base config
+    stored = json.loads(Path("b/study.json").read_text())
+    assert (stored["confirm"], stored["confirm_replicates"]) == (1, 3)
+    sentence = refused(capsys, "--space smoke --out b --resume --confirm 0")
+    assert "has 1 confirm, which can grow but not shrink to 0" in sentence
+    for name in ("confirm", "confirm_replicates", "objectives"):  # as an earlier version wrote it
+        del stored[name]
+    Path("b/study.json").write_text(json.dumps(stored))
+    assert start("--space smoke --out b --resume") == 0
+    assert (tuner.study.confirm, tuner.study.objectives) == (0, ("mean_coherence",))
+
+
 def test_folders_are_absolute(tuner, tmp_path):
     Path("mine").mkdir()
     start("--space smoke --data-dir mine")
@@ -299,12 +355,42 @@ def test_dry_run_shows_the_configs_and_writes_nothing(capsys, tuner, tmp_path):
     assert start("--space subspaces --replicates 3 --dry-run") == 0
     shown = capsys.readouterr().out
     assert "8 configs x 3 replicates = 24 trials" in shown
+    assert start("--space subspaces --confirm 2 --confirm-replicates 5 --dry-run") == 0
+    size = "8 configs x 2 replicates + 3 to confirm x 5 replicates = 31 trials"
+    assert size in capsys.readouterr().out
     assert [line.split() for line in shown.splitlines()][-2:] == [["16", "2.5"], ["16", "10"]]
     assert str(tmp_path / "runs" / "subspaces") in shown
     assert start("--space priors --dry-run") == 0
     assert "objective.weights  Simplex(size=4, lower=0.02)" in capsys.readouterr().out
     assert not tuner.studies
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_a_study_may_cost_and_how_that_is_known(capsys, monkeypatch):
+    line = "--space subspaces --preset laptop --dry-run"
+    assert start(line) == 0
+    shown = dict(each.split("  ", 1) for each in capsys.readouterr().out.splitlines() if "  " in each)
+    cost = re.match(r" *about ([\d.]+) min of device time for the base config, by a rule", shown["cost"])
+    # 16 trials took two cores 9 min 34 s in all, so at most twice that; the rule knows it to a factor of two.
+    assert 19 / 2 < float(cost[1]) < 19 * 2
+    disk = re.match(r" *about ([\d.]+) MB: 1.1 MB a trial, and 16 checkpoints of 2.6 MB", shown["disk"])
+    assert float(disk[1]) == pytest.approx(16 * (1.1 + 2.6), abs=0.1)
+    assert start(f"{line} --keep-checkpoints 2") == 0
+    assert "3 checkpoints" in capsys.readouterr().out
+    monkeypatch.setattr(manifest, "gpus", lambda: ["H100"])
+    assert start(line) == 0
+    assert "unknown before a trial has ended" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_a_study_that_goes_on_knows_its_trials(capsys, tmp_path):
+    assert start("--space subspaces --out own") == 0
+    for number, device_s in enumerate((50.0, 70.0)):
+        store.write_trial(tmp_path / "own", trial(f"{number}-r0", device_s=device_s), {})
+    assert start("--space subspaces --out own --resume --dry-run") == 0
+    shown = capsys.readouterr().out
+    assert (
+        "about 14 min of device time for 14 trials to come, like the 2 ended here, which took 60 s" in shown
+    )
 
 
 def test_writes_what_was_asked_and_what_carries_it_out(tuner, tmp_path):
@@ -356,6 +442,8 @@ def test_a_taken_folder_is_resumed_only_on_request(capsys, tuner):
     assert Path("runs/smoke/study.json").stat().st_mtime_ns == written
     sessions = json.loads(Path("runs/smoke/manifest.json").read_text())["resumed"]
     assert [session["command"][-1] for session in sessions] == ["--resume"]
+    assert start("--space smoke --resume --retry failed diverged") == 0
+    assert tuner.study.retry == ("failed", "diverged")
 
 
 def test_a_cluster_that_does_not_answer_is_refused_before_anything_is_written(capsys, tuner, tmp_path):
@@ -438,6 +526,13 @@ def test_exit_code_says_how_the_study_ended(capsys, tuner, ending, code, words):
         setattr(tuner, name, value)
     assert start("--space smoke") == code
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_failed_trials_come_with_the_way_to_try_them_again(tuner, caplog):
+    tuner.failed = 1
+    with caplog.at_level("INFO"):
+        assert start("--space smoke") == start("--space smoke --resume") == 1
+    assert caplog.text.count("--resume --retry failed tries the failed ones again") == 2
 
 
 def test_an_interrupt_while_data_are_prepared_leaves_no_study(monkeypatch):

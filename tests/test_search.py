@@ -10,15 +10,16 @@ import pytest
 from study import store
 from study.config import Study, TrialConfig
 from study.search import Search
-from study.space import Choice, SearchSpace, Uniform
+from study.space import Choice, SearchSpace, Simplex, Uniform
 
 GRID = SearchSpace({"model.style_dim": Choice((0, 2)), "objective.beta": Choice((1.0, 2.0, 4.0))})
 LINE = SearchSpace({"objective.beta": Uniform(0.5, 8.0)})
+PLANE = SearchSpace({"objective.beta": Uniform(0.5, 8.0), "objective.beta_style": Uniform(0.5, 8.0)})
 
 
-def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="none") -> Study:
+def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="none", **changes) -> Study:
     out.mkdir(exist_ok=True)
-    return Study(
+    made = Study(
         name="test",
         space_name="test",
         space=space,
@@ -27,18 +28,26 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         sampler=sampler,
         scheduler=scheduler,
         trials=trials,
+        objectives=("mean_coherence",),
         replicates=replicates,
+        confirm=0,
+        confirm_replicates=0,
         seed=3,
         workers=1,
         gpus_per_worker=0.0,
         max_concurrent=None,
         budget_s=math.inf,
+        budget_device_s=math.inf,
+        storage=None,
+        keep_checkpoints=20,
+        retry=(),
         address=None,
         out=out,
         commit="",
         dirty=False,
         versions="{}",
     )
+    return dataclasses.replace(made, **changes)
 
 
 def end(search, trial, value, state="COMPLETE"):
@@ -52,6 +61,7 @@ def end(search, trial, value, state="COMPLETE"):
         "trial_id": trial.trial_id,
         "config_hash": trial.config_hash,
         "replicate": trial.replicate,
+        "phase": trial.phase,
         "state": state,
         "started_at": now,
         "finished_at": now,
@@ -61,8 +71,12 @@ def end(search, trial, value, state="COMPLETE"):
         "objective_value": value,
         "config": "{}",
     }
-    store.write_trial(trial.out, row, trial.params)
-    search.ended(trial, value)
+    further = {}
+    if isinstance(value, tuple):
+        further = dict(zip(trial.objectives, value, strict=True))
+        row["objective_value"] = value[0]
+    store.write_trial(trial.out, row, trial.params, further)
+    search.ended(trial)
 
 
 def run(search, value=lambda trial: trial.replicate + trial.config.objective.beta, limit=None):
@@ -112,6 +126,25 @@ def test_a_config_with_a_diverged_replicate_has_failed_for_the_sampler(tmp_path,
     assert Search(study(tmp_path, trials=1)).next() is None
 
 
+def test_device_seconds_are_summed_over_sessions(tmp_path):
+    search = Search(study(tmp_path))
+    run(search, limit=3)
+    assert search.device_s == 3
+    again = Search(study(tmp_path))
+    assert again.device_s == 3
+    run(again, limit=1)
+    assert again.device_s == 4
+
+
+def test_weights_can_be_read_in_optuna(tmp_path):
+    space = SearchSpace({"objective.weights": Simplex(4)})
+    trial = Search(study(tmp_path, space, "random", trials=1)).next()
+    (told,) = optuna_trials(tmp_path)
+    names = ("mnist", "svhn", "text", "prior")
+    weights = tuple(told.user_attrs[f"objective.weights.{name}"] for name in names)
+    assert weights == trial.params["objective.weights"] == trial.config.objective.weights
+
+
 @pytest.mark.parametrize(("space", "sampler"), [(GRID, "grid"), (LINE, "random"), (LINE, "tpe")])
 @pytest.mark.parametrize("ended", [0, 1, 5])
 def test_a_study_that_was_killed_serves_what_is_missing_and_nothing_else(tmp_path, space, sampler, ended):
@@ -134,14 +167,44 @@ def test_a_kill_between_asking_and_noting_the_answer_shifts_nothing(tmp_path):
     assert sorted(states) == ["COMPLETE"] * 6 + ["FAIL"]
 
 
-def test_a_failed_trial_is_tried_again_a_diverged_one_is_not(tmp_path):
-    search = Search(study(tmp_path, trials=1))
-    failed, diverged = search.next(), search.next()
-    end(search, failed, None, "FAILED")
-    end(search, diverged, None, "DIVERGED")
-    again = Search(study(tmp_path, trials=1))
-    assert again.num_missing == 1
-    assert [trial.trial_id for trial in run(again)] == [failed.trial_id]
+@pytest.mark.parametrize(
+    ("retry", "again"), [((), ""), (("failed",), "F"), (("diverged",), "D"), (("diverged", "failed"), "FD")]
+)
+def test_ended_trials_are_tried_again_on_request_alone(tmp_path, retry, again):
+    search = Search(study(tmp_path, trials=1, replicates=3))
+    for letter, state in (("F", "FAILED"), ("D", "DIVERGED"), ("C", "COMPLETE")):
+        trial = search.next()
+        trial.checkpoints.mkdir(parents=True)
+        (trial.checkpoints / letter).touch()
+        end(search, trial, 0.5 if letter == "C" else None, state)
+    more = Search(study(tmp_path, trials=1, replicates=3, retry=retry))
+    assert more.num_missing == len(again)
+    served = [more.next() for _ in again]
+    assert more.next() is None
+    assert {trial.replicate for trial in served} == {"FDC".index(letter) for letter in again}
+    for trial in served:  # where it may go on, and where it would only diverge once more
+        assert trial.checkpoints.exists() == (trial.replicate == 0)
+        assert store.read_trial(tmp_path, trial.trial_id) is None
+
+
+def test_a_retried_config_is_told_to_the_sampler_once(tmp_path):
+    search = Search(study(tmp_path, LINE, "tpe", trials=3, replicates=1))
+    for value in (0.1, None, 0.3):
+        end(search, search.next(), value, "COMPLETE" if value else "FAILED")
+    assert Search(study(tmp_path, LINE, "tpe", trials=3, replicates=1)).next() is None
+    retrying = Search(study(tmp_path, LINE, "tpe", trials=3, replicates=1, retry=("failed",)))
+    end(retrying, retrying.next(), 0.9)
+    for _ in range(2):
+        more = Search(study(tmp_path, LINE, "tpe", trials=3, replicates=1, retry=("failed",)))
+        assert (more.num_missing, more.next()) == (0, None)
+    told = optuna_trials(tmp_path)
+    assert [(trial.state.name, trial.value) for trial in told] == [
+        ("COMPLETE", 0.1),
+        ("FAIL", None),
+        ("COMPLETE", 0.3),
+        ("COMPLETE", 0.9),
+    ]
+    assert told[3].params == told[1].params
 
 
 def test_raised_trials_and_replicates_extend_a_finished_study(tmp_path):
@@ -255,15 +318,158 @@ def test_no_config_is_stopped_at_its_last_epoch_or_without_a_scheduler(tmp_path)
     assert all(trial.intermediate_values for trial in optuna_trials(tmp_path)[:4])
 
 
+def confirming(out, **changes) -> Study:
+    """Six configs of which the base config, beta 2.5 and four dimensions, is none."""
+    return study(out, confirm=2, confirm_replicates=3, **changes)
+
+
+def test_the_best_configs_and_the_base_are_confirmed_with_fresh_seeds(tmp_path):
+    search = Search(confirming(tmp_path))
+    assert search.num_missing == 12 + 3 * 3
+    served = run(search)  # the larger beta, the better
+    first, fresh = served[:12], served[12:]
+    assert {trial.phase for trial in first} == {"search"}
+    assert {trial.phase for trial in fresh} == {"confirm"}
+    assert [trial.params for trial in fresh[::3]] == [
+        {"model.style_dim": 4, "objective.beta": 2.5},
+        *sorted(
+            ({"model.style_dim": size, "objective.beta": 4.0} for size in (0, 2)),
+            key=lambda params: TrialConfig().with_fields(params).config_hash(),
+        ),
+    ]
+    assert fresh[0].config_hash == TrialConfig().config_hash()
+    assert {trial.replicate for trial in fresh} == {1000, 1001, 1002}
+    assert len({trial.config.seed for trial in served}) == 21
+    assert len(optuna_trials(tmp_path)) == 6
+    assert (search.num_missing, search.is_waiting) == (0, False)
+
+
+def test_a_confirmation_waits_for_the_search_to_end(tmp_path):
+    search = Search(confirming(tmp_path))
+    *_, last = (search.next() for _ in range(12))
+    assert (search.next(), search.is_waiting) == (None, True)
+    search = Search(confirming(tmp_path))
+    run(search, limit=11)
+    last = search.next()
+    assert (search.next(), search.is_waiting, search.num_missing) == (None, True, 10)
+    assert not search.reported(last, 1, 0.5)
+    end(search, last, 0.5)
+    fresh = search.next()
+    assert not search.is_waiting
+    assert fresh.phase == "confirm"
+    assert not search.reported(fresh, 1, 0.0)
+    assert not search.is_stopped(fresh)
+
+
+@pytest.mark.parametrize("ended", [3, 12, 13, 20])
+def test_a_confirmation_goes_on_where_it_was_killed(tmp_path, ended):
+    whole = [trial.trial_id for trial in run(Search(confirming(tmp_path / "whole")))]
+    before = run(Search(confirming(tmp_path / "killed")), limit=ended)
+    resumed = Search(confirming(tmp_path / "killed"))
+    assert resumed.num_missing == 21 - ended
+    after = run(resumed)
+    assert [trial.trial_id for trial in (*before, *after)] == whole
+    assert Search(confirming(tmp_path / "killed")).num_missing == 0
+
+
+def test_a_finished_study_is_confirmed_afterwards(tmp_path):
+    run(Search(study(tmp_path)))
+    assert len(run(Search(confirming(tmp_path)))) == 9
+
+
+def test_configs_that_did_not_complete_are_not_confirmed(tmp_path):
+    def value(trial):
+        return None if trial.config.objective.beta > 1 else 0.5
+
+    served = run(Search(confirming(tmp_path, trials=5)), value)
+    fresh = [trial for trial in served if trial.phase == "confirm"]
+    assert {trial.params["objective.beta"] for trial in fresh} == {1.0, 2.5}
+    assert len(fresh) == 9
+    assert run(Search(confirming(tmp_path / "none")), lambda trial: None)[-1].phase == "search"
+
+
+BOTH = ("mean_coherence", "log_likelihood")
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "qmc", "tpe", "gp", "nsga2"])
+def test_several_objectives_reach_the_sampler_and_the_tables(tmp_path, sampler):
+    space = GRID if sampler == "grid" else PLANE
+
+    def values(trial):
+        beta = trial.config.objective.beta
+        return (-abs(beta - 2) + trial.replicate, -1000 - beta)
+
+    made = study(tmp_path, space, sampler, objectives=BOTH)
+    before = run(Search(made), values, limit=7)
+    after = run(Search(made), values)
+    assert len({trial.trial_id for trial in (*before, *after)}) == 12
+    told = optuna_trials(tmp_path)
+    betas = [trial.params["objective.beta"] for trial in told]
+    assert [trial.values for trial in told] == [
+        pytest.approx([0.5 - abs(beta - 2), -1000 - beta]) for beta in betas
+    ]
+    rows = store.ended_trials(tmp_path)
+    assert all(row["objective.mean_coherence"] == row["objective_value"] for row in rows)
+    assert all(row["objective.log_likelihood"] < -1000 for row in rows)
+
+
+def test_a_config_with_one_objective_missing_has_failed(tmp_path):
+    search = Search(study(tmp_path, trials=1, replicates=1, objectives=BOTH))
+    end(search, search.next(), (0.5, None))
+    assert [trial.state.name for trial in optuna_trials(tmp_path)] == ["FAIL"]
+
+
+def with_checkpoint(search):
+    trial = search.next()
+    trial.checkpoints.mkdir(parents=True, exist_ok=True)
+    return trial
+
+
+def kept(out):
+    return {path.name for path in (out / "checkpoints").iterdir()}
+
+
+def test_checkpoints_of_the_best_and_of_unfinished_trials_are_kept(tmp_path):
+    made = study(tmp_path, LINE, "random", trials=8, replicates=1, keep_checkpoints=2)
+    search = Search(made)
+    running = with_checkpoint(search)
+    names = {}
+    for value in (0.3, 0.1, 0.2, None, 0.5):
+        trial = with_checkpoint(search)
+        names[value] = trial.trial_id
+        end(search, trial, value, "COMPLETE" if value else "DIVERGED")
+    failed = with_checkpoint(search)
+    end(search, failed, None, "FAILED")
+    expected = {running.trial_id, failed.trial_id, names[0.3], names[0.5]}
+    assert kept(tmp_path) == expected
+    more = Search(dataclasses.replace(made, keep_checkpoints=1))
+    assert kept(tmp_path) == expected - {names[0.3]}
+    assert with_checkpoint(more).trial_id == running.trial_id
+    end(more, running, 0.9)
+    assert kept(tmp_path) == {failed.trial_id, running.trial_id}
+
+
+def test_of_several_objectives_the_dominated_trials_lose_their_checkpoints(tmp_path):
+    made = study(tmp_path, LINE, "random", trials=5, replicates=1, objectives=BOTH, keep_checkpoints=3)
+    search = Search(made)
+    names = {}
+    for values in ((0.9, -9.0), (0.1, -1.0), (0.4, -6.0), (0.5, -5.0), (0.6, -7.0)):
+        trial = with_checkpoint(search)
+        names[values] = trial.trial_id
+        end(search, trial, values)
+    front = {(0.9, -9.0), (0.1, -1.0), (0.5, -5.0)}
+    assert {values for values, name in names.items() if name in kept(tmp_path)} <= front | {(0.6, -7.0)}
+    assert names[(0.4, -6.0)] not in kept(tmp_path)
+    assert len(kept(tmp_path)) == 3
+
+
 @pytest.mark.parametrize("sampler", ["qmc", "gp", "nsga2", "cmaes"])
 def test_every_sampler_goes_on_where_a_killed_study_was(tmp_path, sampler):
-    space = SearchSpace({"objective.beta": Uniform(0.5, 8.0), "objective.beta_style": Uniform(0.5, 8.0)})
-
     def value(trial):
         return -abs(trial.config.objective.beta - 2)
 
-    whole = [t.trial_id for t in run(Search(study(tmp_path / "whole", space, sampler, 8, 1)), value)]
-    before = run(Search(study(tmp_path / "killed", space, sampler, 8, 1)), value, limit=5)
-    after = run(Search(study(tmp_path / "killed", space, sampler, 8, 1)), value)
+    whole = [t.trial_id for t in run(Search(study(tmp_path / "whole", PLANE, sampler, 8, 1)), value)]
+    before = run(Search(study(tmp_path / "killed", PLANE, sampler, 8, 1)), value, limit=5)
+    after = run(Search(study(tmp_path / "killed", PLANE, sampler, 8, 1)), value)
     assert [trial.trial_id for trial in (*before, *after)] == whole
     assert len(set(whole)) == 8

@@ -1,6 +1,8 @@
 """Whole studies with a real Ray, as a user starts them: finished, killed and resumed, on two workers."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,8 +10,10 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.compute as pc
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mmjsd.model import load
 from mmjsd.train import latest_checkpoint, read_notes
@@ -38,6 +42,11 @@ def run(environment, out, *options, space="smoke"):
         text=True,
         timeout=280,
     )
+
+
+def replayed(environment, path):
+    command = [sys.executable, "study/run.py", "--replay", str(path)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +109,10 @@ def test_each_trial_leaves_a_model_pictures_and_its_curves(undisturbed):
         board = EventAccumulator(str(out / "tensorboard" / name)).Reload()
         assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
         assert {f"samples/{each.removesuffix('.png')}" for each in pictures} == {*board.Tags()["images"]}
+        content = board.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+        assert start.group_name == name.partition("-")[0]  # replicates are one group
+        assert start.hparams["model.style_dim"].number_value == trials(out)[name]["param.model.style_dim"]
 
 
 def test_a_finished_study_is_not_trained_again(undisturbed, environment):
@@ -108,6 +121,35 @@ def test_a_finished_study_is_not_trained_again(undisturbed, environment):
     said = run(environment, out, "--training.epochs", "4", "--resume")
     assert said.returncode == 0, said.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.parquet")}
+
+
+def test_a_trial_that_is_replayed_alone_gives_the_same_numbers(undisturbed, environment):
+    out, _ = undisturbed
+    name = min(trials(out))
+    count = sum(key[0] == name for key in measurements(out))
+    said = replayed(environment, out / name)
+    assert (said.returncode, said.stdout.splitlines()[-1]) == (0, f"{count} values equal"), said.stderr
+
+
+def test_a_replay_tells_numbers_that_differ(undisturbed, environment, tmp_path):
+    out, _ = undisturbed
+    name = min(trials(out))
+    (tmp_path / "results" / "trials").mkdir(parents=True)
+    row = store.read(out).trials.filter(pc.equal(store.read(out).trials["trial_id"], name)).to_pylist()[0]
+    config = json.loads(row["config"])
+    config["training"]["epochs"] = 1
+    config["evaluation"]["probe_samples"] = 100
+    store.write_trial(tmp_path, {**row, "config": json.dumps(config)}, {})
+    rows = [each for each in store.read_measurements(out, name) if each["epoch"] == 1]
+    rows[-1]["value"] += 1e-12
+    rows[0]["metric"] = "invented"
+    store.write_measurements(tmp_path, name, rows)
+    said = replayed(environment, tmp_path / name)
+    assert said.returncode == 1, said.stderr
+    assert f"{rows[-1]['value']!r}" in said.stdout
+    assert "epoch 1 train invented: " in said.stdout
+    assert re.search(r"values? equal, \d+ differences", said.stdout)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def _kill_tree(process):
@@ -194,15 +236,18 @@ def test_a_config_that_diverges_is_told_and_the_study_goes_on(environment, tmp_p
     assert all(row["objective_value"] is None for row in rows)
 
 
-def test_a_scheduler_stops_trials_and_what_they_showed_is_kept(environment, tmp_path):
+def test_a_scheduler_stops_trials_what_they_showed_is_kept_and_the_best_is_confirmed(environment, tmp_path):
     out = tmp_path / "halving"
-    options = ("--scheduler", "asha", "--sampler", "qmc")
+    options = ("--scheduler", "asha", "--sampler", "qmc", "--confirm", "1")
     size = ("--trials", "5", "--replicates", "1", "--max-concurrent", "1", "--training.epochs", "4")
     small = ("--data.samples_per_epoch", "300", "--model.width", "0.1", "--evaluation.num_samples", "100")
     often = ("--evaluation.every", "1", "--evaluation.probe_samples", "100")
     said = run(environment, out, *options, *size, *small, *often, space="priors")
     assert said.returncode == 0, said.stderr
     rows = trials(out)
+    fresh = [row for row in rows.values() if row["phase"] == "confirm"]
+    assert {row["replicate"] for row in fresh} == {1000}
+    assert [row["state"] for row in fresh] == ["COMPLETE"] * 2  # the best config and the base config
     stopped = {name for name, row in rows.items() if row["state"] == "STOPPED"}
     assert stopped
     assert {row["state"] for row in rows.values()} == {"COMPLETE", "STOPPED"}
