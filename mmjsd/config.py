@@ -35,7 +35,7 @@ class DataConfig:
     """Which data, and how much of it makes an epoch."""
 
     name: str = "digits"
-    """Data set: digits is embedded, mnist-svhn-text is downloaded or read from data.dir."""
+    """Data set: mnist-svhn-text is downloaded or read from data.dir; digits, polydigits-2..8 are embedded."""
 
     dir: Path | None = None
     """Folder that holds the data set's files; none: they are downloaded into the cache folder."""
@@ -221,9 +221,14 @@ class EvaluationConfig:
     importance_samples: int = 12
     """Draws with which each log-likelihood of the test split is estimated; 0: it is not."""
 
+    subsets_per_size: int = 10
+    """Subsets of each size that are evaluated, the same in every trial; up to five modalities 10 are all."""
+
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every must be >= 1, got {self.every}")
         require(self.num_samples >= 2, f"num_samples must be >= 2, got {self.num_samples}")
         require(self.probe_samples >= 10, f"probe_samples must be >= 10, got {self.probe_samples}")
         draws = self.importance_samples
         require(draws >= 0, f"importance_samples must be >= 0, got {draws}")
+        subsets = self.subsets_per_size
+        require(subsets >= 1, f"subsets_per_size must be >= 1, got {subsets}")

@@ -15,6 +15,8 @@ from mmjsd.model import MultimodalVae
 
 _TILE, _SCALE = 34, 2
 _COLUMNS_SEED = 3
+_SUBSETS_PER_SIZE = 3
+"""All of three modalities; of more, a grid of all would be taller than anybody looks at."""
 
 
 @torch.no_grad()
@@ -30,7 +32,7 @@ def sample_grid(model: MultimodalVae, split: Pairs) -> npt.NDArray[np.uint8]:
     columns = [int((samples.labels == label).nonzero()[0]) for label in range(split.num_classes)]
     x = {name: samples.batch(slice(None)).x[name][columns] for name in model.modalities}
     rows = [(name, _tiles(values)) for name, values in x.items()]
-    for each in representations(model.modalities):
+    for each in representations(model.modalities, _SUBSETS_PER_SIZE):
         if each.posterior == "mixture":
             continue
         generated = model.generate({name: x[name] for name in each.subset}, None, "product", generator)
