@@ -209,6 +209,84 @@ def test_embedded_handwriting_can_be_read(embedded: Data) -> None:
     assert SVC(C=10).fit(x, train.labels[::5]).score(x_unseen, validation.labels[::5]) > 0.9
 
 
+# The embedded sets of many modalities
+
+
+@pytest.fixture(scope="module")
+def patterned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMJSD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield load("polydigits-2")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The validation split of every pattern: images and labels, in the order of the originals."""
+    return {name: digits.draw(name, "validation") for name in digits.PATTERNS}
+
+
+def test_sets_of_many_modalities_have_the_first_so_many_patterns(patterned: Data) -> None:
+    for count in range(2, 9):
+        spec = DATASETS[f"polydigits-{count}"]
+        assert spec.embedded
+        assert [modality.name for modality in spec.modalities] == list(digits.PATTERNS)[:count]
+    assert_well_formed(patterned)
+    for modalities in patterned.splits.values():
+        assert [len(each.labels) for each in modalities.values()] == [len(modalities["poly0"].labels)] * 2
+    assert len(patterned.splits["train"]["poly0"].labels) == 6 * 1_297
+
+
+def test_patterned_digits_are_drawn_the_same_every_time(patterned: Data, drawn: Any) -> None:
+    for name, examples in patterned.splits["validation"].items():
+        images, labels = drawn[name]
+        assert_array_equal(examples.values, images[np.argsort(labels, kind="stable")])
+
+
+def test_patterned_digits_are_those_of_their_version(drawn: Any) -> None:
+    """Other bytes are another data set: raise VERSION with them."""
+    digest = hashlib.sha256()
+    for images, labels in drawn.values():
+        digest.update(images.tobytes() + labels.tobytes())
+    assert (digits.VERSION, digest.hexdigest()[:16]) == (2, "DIGEST")
+
+
+def test_patterned_digits_come_from_the_originals_of_their_split(patterned: Data, drawn: Any) -> None:
+    from sklearn.datasets import load_digits
+
+    _, truth = load_digits(return_X_y=True)
+    for _, labels in drawn.values():
+        assert_array_equal(labels, np.repeat(truth[list(digits.ORIGINALS["validation"])], 5))
+    for split, copies in (("train", 6), ("test", 5)):
+        expected = np.repeat(truth[list(digits.ORIGINALS[split])], copies)
+        for examples in patterned.splits[split].values():
+            assert_array_equal(examples.labels, np.sort(expected))
+
+
+def test_patterns_are_told_apart_by_their_colours(drawn: Any) -> None:
+    colours = np.stack([images.mean((2, 3)) for images, _ in drawn.values()])
+    distances = np.linalg.norm(colours[:, :, None] - colours.mean(1), axis=-1)
+    assert (distances.argmin(2) == np.arange(8)[:, None]).mean() > 0.95
+
+
+def test_patterns_differ_from_example_to_example(drawn: Any) -> None:
+    for images, _ in drawn.values():
+        corners = images[:, :, :4, :4].reshape(len(images), -1).astype(float)
+        assert corners.std(0).min() > 8
+        assert len(np.unique(corners, axis=0)) == len(images)
+
+
+def test_digits_stand_out_from_every_pattern(drawn: Any) -> None:
+    for name, (images, _) in drawn.items():
+        pattern = digits.PATTERNS[name]
+        middle, (dark, light) = np.array(pattern.ink), (np.array(pattern.dark), np.array(pattern.light))
+        ground = (dark + light) / 2
+        towards_ink = (
+            (images.transpose(0, 2, 3, 1) - ground) @ (middle - ground) / np.sum((middle - ground) ** 2)
+        )
+        assert np.quantile(towards_ink, 0.99, axis=(1, 2)).min() > 0.7
+        assert np.median(towards_ink, axis=(1, 2)).max() < 0.4
+
+
 def test_embedded_set_needs_no_check(cache: Path, tmp_path: Path) -> None:
     check("digits", None)
     check("digits", tmp_path / "missing")
@@ -365,7 +443,7 @@ def test_unknown_data_sets_are_refused(cache: Path) -> None:
             DataError, match="unknown data set 'mnist'; choose one of digits, mnist-svhn-text"
         ):
             use("mnist", None)
-    assert set(DATASETS) == {"digits", "mnist-svhn-text"}
+    assert set(DATASETS) == {"digits", "mnist-svhn-text", *(f"polydigits-{count}" for count in range(2, 9))}
 
 
 # The cache

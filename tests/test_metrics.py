@@ -1,6 +1,7 @@
 """Metrics: models whose every answer is known give the numbers worked by hand."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -108,8 +109,36 @@ def test_every_subset_and_target_is_measured_once(vae):
 
 
 def test_subsets_are_named_in_sorted_order():
-    given = [each.given for each in representations(("svhn", "mnist"))]
+    given = [each.given for each in representations(("svhn", "mnist"), 1)]
     assert given == ["svhn", "mnist", "mnist+svhn", "mnist+svhn"]
+
+
+def test_some_subsets_of_each_size_are_measured_if_that_is_wanted(vae):
+    scores = _scores(vae, final=True, num_samples=50, subsets_per_size=1)
+    (pair,) = {given for _, _, given, _ in scores if given.count("+") == 1}
+    for metric, targets in {"coherence": 3, "probe_accuracy": 1, "log_likelihood": 4, "recall": 3}.items():
+        given = Counter(key[2] for key in scores if key[0] == metric if key[2])
+        several = {pair: 2 * targets, "left+middle+right": 2 * targets}
+        assert given == {**dict.fromkeys(NAMES, targets), **several}
+
+
+@pytest.mark.parametrize("subsets_per_size", [1, 2, 3])
+def test_mean_coherence_is_over_the_conditional_generations_that_are_measured(vae, subsets_per_size):
+    _answer(vae, "right", draws=(1, 2, 3, 0))
+    _answer(vae, "middle", draws=(0, 1, 2, 2))
+    scores = _scores(vae, subsets_per_size=subsets_per_size)
+    for fused in ("product", "mixture"):
+        values = [
+            row.value
+            for (metric, posterior, given, target), row in scores.items()
+            if metric == "coherence" and posterior in ("", fused) and target not in given.split("+")
+        ]
+        assert len(values) == 6 + subsets_per_size
+        assert scores["mean_coherence", fused, "", ""].value == pytest.approx(np.mean(values))
+
+
+def test_a_limit_that_no_size_exceeds_changes_no_score(vae):
+    assert _scores(vae, subsets_per_size=3) == _scores(vae, subsets_per_size=1000)
 
 
 def test_a_decoder_that_draws_another_class_breaks_coherence_towards_it_alone(vae):
