@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from torch import nn
 
 from mmjsd.batches import Pairs
 from mmjsd.classifiers import Classifier
-from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig
-from mmjsd.data import Examples, Modality
+from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig, ObjectiveName
+from mmjsd.data import DATASETS, Examples, Modality
 from mmjsd.metrics import classifier_scores, evaluate, representations
 from mmjsd.model import MultimodalVae
 from mmjsd.networks import NETWORKS
@@ -199,6 +200,28 @@ def test_style_means_that_are_not_finite_are_told(build):
         vae.heads["right"].bias[2 * CLASSES] = float("inf")
     with pytest.raises(FloatingPointError, match="style means of right are not finite"):
         _scores(vae)
+
+
+@pytest.mark.parametrize("dataset", ["polydigits-2", "polydigits-5"])
+@pytest.mark.parametrize("name", get_args(ObjectiveName))
+def test_every_objective_is_measured_with_any_number_of_modalities(name, dataset):
+    specs = DATASETS[dataset].modalities
+    count = len(specs)
+    made = MultimodalVae(
+        specs, ModelConfig(content_dim=2, style_dim=1, width=0.05), ObjectiveConfig(name=name)
+    )
+    labels = np.arange(10, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    pairs = Pairs({s.name: Examples(rng.integers(0, 256, (10, *s.shape), np.uint8), labels) for s in specs})
+    classifiers = {s.name: Classifier(NETWORKS[s.name].classifier(10).eval(), 1.0, 10) for s in specs}
+    evaluation = EvaluationConfig(num_samples=10, probe_samples=20, importance_samples=1)
+    scores = evaluate(made, pairs, pairs, classifiers, evaluation, final=count == 2)
+    assert all(np.isfinite(score.value) for score in scores)
+    found = Counter(score.metric for score in scores)
+    representations = count + 2 * (2**count - 1 - count)
+    assert found["probe_accuracy"] == representations
+    assert found["coherence"] == count * representations
+    assert found["log_likelihood"] == (count + 1) * representations * (count == 2)
 
 
 # A final evaluation ...
