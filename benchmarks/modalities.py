@@ -36,7 +36,7 @@ OBJECTIVES = {
     "mvae": ObjectiveConfig(name="mvae"),
     "mvtcae": ObjectiveConfig(name="mvtcae"),
 }
-WIDTH, BATCH_SIZE, STEPS, REPETITIONS = 0.5, 64, 4, 5
+WIDTH, BATCH_SIZE, STEPS, REPETITIONS = 0.5, 64, 2, 5
 
 
 def main() -> None:

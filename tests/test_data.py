@@ -288,10 +288,9 @@ def test_patterned_digits_stand_out_as_much_as_those_on_paper(drawn: Any) -> Non
 def test_patterned_digits_can_be_read(patterned: Data) -> None:
     from sklearn.svm import SVC
 
-    for name in ("poly0", "poly1"):
-        train, validation = (patterned.splits[split][name] for split in ("train", "validation"))
-        x, x_unseen = (part.values[::6].reshape(-1, 2352) / 255 for part in (train, validation))
-        assert SVC(C=10).fit(x, train.labels[::6]).score(x_unseen, validation.labels[::6]) > 0.8
+    train, validation = (patterned.splits[split]["poly0"] for split in ("train", "validation"))
+    x, x_unseen = (part.values[::7].reshape(-1, 2352) / 255 for part in (train, validation))
+    assert SVC(C=10).fit(x, train.labels[::7]).score(x_unseen, validation.labels[::7]) > 0.8
 
 
 def test_embedded_set_needs_no_check(cache: Path, tmp_path: Path) -> None:
