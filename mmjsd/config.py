@@ -36,7 +36,7 @@ class DataConfig:
     """Which data, and how much of it makes an epoch."""
 
     name: str = "digits"
-    """Data set: digits is embedded, mnist-svhn-text is downloaded or read from data.dir."""
+    """Data set: mnist-svhn-text is downloaded or read from data.dir; digits, polydigits-2..8 are embedded."""
 
     dir: Path | None = None
     """Folder that holds the data set's files; none: they are downloaded into the cache folder."""
@@ -225,6 +225,9 @@ class EvaluationConfig:
     features: Features = "classifier"
     """Of images, by which quality is judged: the data set's own classifiers', or Inception's (on a GPU)."""
 
+    subsets_per_size: int = 10
+    """Subsets of each size that are evaluated, the same in every trial; up to five modalities 10 are all."""
+
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every must be >= 1, got {self.every}")
         require(self.num_samples >= 2, f"num_samples must be >= 2, got {self.num_samples}")
@@ -232,3 +235,5 @@ class EvaluationConfig:
         draws = self.importance_samples
         require(draws >= 0, f"importance_samples must be >= 0, got {draws}")
         _require_choice("features", self.features, get_args(Features))
+        subsets = self.subsets_per_size
+        require(subsets >= 1, f"subsets_per_size must be >= 1, got {subsets}")

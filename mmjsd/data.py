@@ -67,12 +67,24 @@ _DIGIT_MODALITIES = (
     Modality(name="svhn", kind="image", shape=(3, 32, 32)),
     Modality(name="text", kind="text", shape=(8,), style_weight=5.0),
 )
+_PATTERNED_MODALITIES = tuple(
+    Modality(name=name, kind="image", shape=(3, 28, 28)) for name in digits.PATTERNS
+)
 
 DATASETS: Mapping[str, DataSpec] = {
     spec.name: spec
     for spec in (
         DataSpec(name="digits", modalities=_DIGIT_MODALITIES, num_classes=10, embedded=True),
         DataSpec(name="mnist-svhn-text", modalities=_DIGIT_MODALITIES, num_classes=10),
+        *(
+            DataSpec(
+                name=f"polydigits-{count}",
+                modalities=_PATTERNED_MODALITIES[:count],
+                num_classes=10,
+                embedded=True,
+            )
+            for count in range(2, len(_PATTERNED_MODALITIES) + 1)
+        ),
     )
 }
 

@@ -1,6 +1,7 @@
-"""The embedded data set: real handwriting, gently deformed, and drawn house numbers. Needs no download."""
+"""The embedded data sets: real handwriting, gently deformed, plain or on patterns; drawn house numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +25,12 @@ ORIGINALS = {
 COPIES = {"train": 10, "validation": 5, "test": 5}
 """Deformed copies of each handwritten original."""
 
+PATTERNED_COPIES = {"train": 6, "validation": 5, "test": 5}
+"""Deformed copies of each original on each pattern."""
+
 HOUSE_NUMBERS = {"train": 12_000, "validation": 1_000, "test": 1_500}
 """Drawn house numbers of each split, a tenth of each class."""
 
-_DRAWINGS = ("mnist", "svhn")
 _SEED = 20_200_615
 _CHUNK = 1_000
 """Examples drawn at a time; bounds the memory to some 100 MB."""
@@ -60,6 +63,21 @@ _TINTS = np.array([[1, 0, -1], [-1, 2, -1]])
 _BLURS = (0.8, 1.3, 1.9, 2.6)
 """Standard deviations, in glyph pixels, of the blurs in which every glyph is kept."""
 
+_CANVAS = 256
+"""Pixels of the square canvas from which backgrounds are cut; it goes on at the opposite edge."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What a modality's digits are written on, and in which colour: red, green and blue in 0..255."""
+
+    shades: Callable[[np.random.Generator], Floats]
+    """Draws the canvas, `[y, x]`, dark where it is 0 or less, light where it is 1 or more."""
+
+    dark: tuple[int, int, int]
+    light: tuple[int, int, int]
+    ink: tuple[int, int, int]
+
 
 def draw(modality: str, split: str) -> tuple[Images, Labels]:
     """Images `[example, channel, height, width]` of one split, and their labels; the same on every call.
@@ -67,17 +85,27 @@ def draw(modality: str, split: str) -> tuple[Images, Labels]:
     All arithmetic is in float64 and is rounded once, so that machines do not differ unless their versions of
     FreeType, scipy or scikit-learn draw, interpolate or ship something else.
     """
-    rng = np.random.default_rng((_SEED, list(ORIGINALS).index(split), _DRAWINGS.index(modality)))
+    drawing = ("mnist", "svhn", *PATTERNS).index(modality)
+    rng = np.random.default_rng((_SEED, list(ORIGINALS).index(split), drawing))
     if modality == "mnist":
         return draw_handwriting(ORIGINALS[split], COPIES[split], rng)
+    if modality in PATTERNS:
+        written, labels = draw_handwriting(ORIGINALS[split], PATTERNED_COPIES[split], rng, (0.25, 0.5))
+        canvas = PATTERNS[modality].shades(np.random.default_rng((_SEED, drawing)))
+        return _write_on(PATTERNS[modality], canvas.clip(0, 1), written, rng), labels
     labels = (np.arange(HOUSE_NUMBERS[split]) % 10).astype(np.uint8)
     return draw_house_numbers(labels, rng), labels
 
 
 def draw_handwriting(
-    originals: Sequence[int], copies: int, rng: np.random.Generator
+    originals: Sequence[int],
+    copies: int,
+    rng: np.random.Generator,
+    thinness: tuple[float, float] = (0.4, 0.75),
 ) -> tuple[Images, Labels]:
     """Deformed copies of each original, as MNIST shows digits: `[example, 1, 28, 28]`, and their labels.
+
+    The range of `thinness` is that of the share of a scan's full ink from which on there is ink in a copy.
 
     The originals are 1,797 scans of 8 x 8 pixels (Alpaydin & Kaynak 1998, Optical Recognition of Handwritten
     Digits, https://doi.org/10.24432/C50P49), which scikit-learn ships.
@@ -91,11 +119,13 @@ def draw_handwriting(
     tiles = spline_filter1d(spline_filter1d(ink, axis=1, mode="mirror"), axis=2, mode="mirror")
     copied = np.repeat(np.asarray(originals), copies)
     chunks = np.split(copied, range(_CHUNK, len(copied), _CHUNK))
-    images = np.concatenate([_deform(tiles, chunk, rng) for chunk in chunks])
+    images = np.concatenate([_deform(tiles, chunk, rng, thinness) for chunk in chunks])
     return images, labels[copied].astype(np.uint8)
 
 
-def _deform(tiles: Floats, originals: npt.NDArray[np.intp], rng: np.random.Generator) -> Images:
+def _deform(
+    tiles: Floats, originals: npt.NDArray[np.intp], rng: np.random.Generator, thinness: tuple[float, float]
+) -> Images:
     """Enlarge these tiles, spline coefficients `[tile, 14, 14]`, each under its own gentle deformation."""
     count, size = len(originals), 28
     matrix = _affine(
@@ -108,9 +138,31 @@ def _deform(tiles: Floats, originals: npt.NDArray[np.intp], rng: np.random.Gener
     elastic = _smooth(rng.normal(0, 0.35, (count, 2, 5, 5)), size)
     position = np.einsum("nij,njyx->niyx", matrix, offset) + elastic
     ink = _sample(tiles, originals, position, order=3)
-    level = rng.uniform(0.4, 0.75, (count, 1, 1))
+    level = rng.uniform(*thinness, (count, 1, 1))
     ramp = ((ink - level) / 0.8 + 0.5).clip(0, 1)
     return _to_bytes(255 * ramp * ramp * (3 - 2 * ramp))[:, None]
+
+
+def _write_on(pattern: Pattern, canvas: Floats, written: Images, rng: np.random.Generator) -> Images:
+    """Each grey image as ink on its own cut-out of the canvas: `[example, 3, height, width]`."""
+    chunks = np.split(written, range(_CHUNK, len(written), _CHUNK))
+    return np.concatenate([_paint(pattern, canvas, chunk / 255, rng) for chunk in chunks])
+
+
+def _paint(pattern: Pattern, canvas: Floats, ink: Floats, rng: np.random.Generator) -> Images:
+    """Ink `[example, 1, height, width]` on cut-outs, each in its own light and with its own shade of ink.
+
+    Light that differed more would be all that a small model learns in minutes: a joint latent can tell it for
+    whole images at once, and a digit only once its strokes are known.
+    """
+    count, size = len(ink), ink.shape[-1]
+    y, x = (rng.integers(_CANVAS, size=(2, count, 1)) + np.arange(size)) % _CANVAS
+    shades = canvas[y[:, None, :, None], x[:, None, None, :]]
+    colours = (pattern.dark, pattern.light, pattern.ink)
+    dark, light, front = (np.array(each)[:, None, None] for each in colours)
+    lamp = rng.normal(1, 0.015, (count, 3, 1, 1)) * rng.normal(1, 0.02, (count, 1, 1, 1))
+    behind = lamp * (dark + (light - dark) * shades)
+    return _to_bytes(behind + (front + rng.normal(0, 4, (count, 3, 1, 1)) - behind) * ink)
 
 
 def draw_house_numbers(labels: Labels, rng: np.random.Generator) -> Images:
@@ -236,3 +288,103 @@ def _sample(tiles: Floats, index: npt.NDArray[np.intp], position: Floats, order:
 
 def _to_bytes(values: Floats) -> Images:
     return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def _clouds(rng: np.random.Generator) -> Floats:
+    return 0.5 + 0.2 * _noise(rng, 4, 6)
+
+
+def _wood(rng: np.random.Generator) -> Floats:
+    _, x = _shares()
+    return _wave(24 * x + 0.5 * _noise(rng, 20, 6), 1) + 0.12 * _noise(rng, 5, 0.6)
+
+
+def _gingham(rng: np.random.Generator) -> Floats:
+    y, x = _shares()
+    return (_wave(16 * y, 3) + _wave(16 * x, 3)) / 2 + 0.05 * _noise(rng, 0.6, 0.6)
+
+
+def _dots(rng: np.random.Generator) -> Floats:
+    chance, (y, x) = _bond(rng)
+    distance: Floats = np.hypot(y, x)
+    return distance - 1.5 - 1.5 * chance
+
+
+def _wall(rng: np.random.Generator) -> Floats:
+    from scipy.ndimage import gaussian_filter
+
+    chance, (y, x) = _bond(rng)
+    mortar = (y > 3) | (x > 7)
+    shades: Floats = gaussian_filter(np.where(mortar, 0, 0.5 + 0.5 * chance), 0.5, mode="wrap")
+    return shades
+
+
+def _stripes(rng: np.random.Generator) -> Floats:
+    y, x = _shares()
+    return _wave(20 * (x + y) + 0.13 * _noise(rng, 8, 8), 2)
+
+
+def _cells(rng: np.random.Generator) -> Floats:
+    nearest, second = _distances(rng.uniform(0, _CANVAS, (420, 2)))
+    shades: Floats = (second - nearest) / 5
+    return shades
+
+
+def _ripples(rng: np.random.Generator) -> Floats:
+    nearest, _ = _distances(rng.uniform(0, _CANVAS, (60, 2)))
+    return _wave(nearest / 7, 2)
+
+
+def _shares() -> tuple[Floats, Floats]:
+    """How far down and how far right on the canvas each pixel is, from 0 to 1: y and x, `[y, x]` both."""
+    y, x = np.indices((_CANVAS, _CANVAS)) / _CANVAS
+    return y, x
+
+
+def _wave(cycles: Floats, steepness: float) -> Floats:
+    """From dark to light and back once a cycle; the steeper, the less lies between."""
+    wave: Floats = 0.5 + 0.5 * np.tanh(steepness * np.sin(2 * np.pi * cycles))
+    return wave
+
+
+def _noise(rng: np.random.Generator, height: float, width: float) -> Floats:
+    """Normal noise of mean 0 and variance 1, blurred over so many pixels, `[y, x]`."""
+    from scipy.ndimage import gaussian_filter
+
+    blurred = gaussian_filter(rng.normal(size=(_CANVAS, _CANVAS)), (height, width), mode="wrap")
+    noise: Floats = (blurred - blurred.mean()) / blurred.std()
+    return noise
+
+
+def _bond(rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Bricks of 8 x 16 pixels, every other row moved by half a brick.
+
+    For each pixel a number from 0 to 1 that chance gave its brick, `[y, x]`, and the offset (y, x) from the
+    brick's middle, `[2, y, x]`.
+    """
+    y, x = np.indices((_CANVAS, _CANVAS))
+    x = (x + 8 * (y // 8 % 2)) % _CANVAS
+    chance = rng.random((_CANVAS // 8, _CANVAS // 16))[y // 8, x // 16]
+    return chance, np.stack([y % 8 - 3.5, x % 16 - 7.5])
+
+
+def _distances(points: Floats) -> Floats:
+    """From each pixel of the canvas to the nearest of the points and to the next, `[2, y, x]`."""
+    from scipy.spatial import KDTree
+
+    pixels = np.indices((_CANVAS, _CANVAS)).reshape(2, -1).T
+    distances, _ = KDTree(points, boxsize=np.full(2, float(_CANVAS))).query(pixels, k=2)
+    return np.asarray(distances).T.reshape(2, _CANVAS, _CANVAS)
+
+
+PATTERNS: Mapping[str, Pattern] = {
+    "poly0": Pattern(_clouds, dark=(92, 150, 214), light=(222, 234, 246), ink=(10, 14, 60)),
+    "poly1": Pattern(_wood, dark=(70, 38, 18), light=(136, 86, 48), ink=(255, 246, 224)),
+    "poly2": Pattern(_gingham, dark=(16, 84, 58), light=(84, 150, 104), ink=(255, 250, 200)),
+    "poly3": Pattern(_dots, dark=(244, 150, 84), light=(255, 226, 150), ink=(48, 4, 84)),
+    "poly4": Pattern(_wall, dark=(64, 26, 28), light=(166, 78, 60), ink=(236, 250, 255)),
+    "poly5": Pattern(_stripes, dark=(176, 190, 200), light=(242, 242, 236), ink=(150, 0, 30)),
+    "poly6": Pattern(_cells, dark=(10, 24, 44), light=(40, 104, 122), ink=(255, 196, 110)),
+    "poly7": Pattern(_ripples, dark=(222, 118, 160), light=(250, 190, 208), ink=(4, 40, 36)),
+}
+"""Handwriting on patterns, by the modality's name."""

@@ -1,7 +1,7 @@
 """What a trained model is worth: terms of the bound, and for every subset what it tells and generates."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -69,11 +69,11 @@ class Representation:
         return model.fuse(given, self.fusion, choice)
 
 
-def representations(modalities: tuple[str, ...]) -> list[Representation]:
-    """Every non-empty subset, those of several modalities once as mixture and once as product."""
+def representations(modalities: tuple[str, ...], per_size: int) -> list[Representation]:
+    """Of each size at most `per_size` subsets, those of several modalities as mixture and as product."""
     return [
         Representation(subset, posterior)
-        for subset in subsets(modalities)
+        for subset in subsets(modalities, per_size)
         for posterior in (get_args(Fusion) if len(subset) > 1 else (None,))
     ]
 
@@ -139,11 +139,14 @@ def evaluate(
 ) -> list[Score]:
     """All metrics of one split, on pairs and draws that are the same for every trial.
 
+    Given every modality alone, all together, and at most `evaluation.subsets_per_size` subsets of each size
+    between (`mmjsd.model.subsets`), each several once as mixture and once as product.
+
     Probe accuracy: a linear classifier (scikit-learn's logistic regression) fitted on the content
     means of `evaluation.probe_samples` training pairs, its accuracy on the split; style probe accuracy
     likewise from the means of one modality's own subspace. Coherence: the share of samples generated
     given a subset whose class, by the target modality's classifier, is that of the subset; content is
-    drawn from the subset's posterior, styles from the prior. Mean coherence: over all conditional
+    drawn from the subset's posterior, styles from the prior. Mean coherence: over all these conditional
     generations, that is targets that are not given. Random coherence: the share of unconditional
     samples in which the classes of all modalities agree.
 
@@ -165,12 +168,13 @@ def evaluate(
     generator.manual_seed(_DRAWS_SEED)
     images = tuple(spec.name for spec in model.specs if spec.kind == "image" and final)
     judges = _Judges(classifiers, inception, images)
+    evaluated = representations(model.modalities, evaluation.subsets_per_size)
     scores += [
-        *_probe_scores(model, found, seen, generator),
-        *_sample_scores(model, found, judges, generator),
+        *_probe_scores(model, evaluated, found, seen, generator),
+        *_sample_scores(model, evaluated, found, judges, generator),
     ]
     if final and evaluation.importance_samples:
-        scores += _likelihood_scores(model, found, evaluation.importance_samples, generator)
+        scores += _likelihood_scores(model, evaluated, found, evaluation.importance_samples, generator)
     return scores
 
 
@@ -209,7 +213,11 @@ def _bound_scores(model: MultimodalVae, found: _Encoded, generator: torch.Genera
 
 
 def _probe_scores(
-    model: MultimodalVae, found: _Encoded, seen: _Encoded, generator: torch.Generator
+    model: MultimodalVae,
+    evaluated: Sequence[Representation],
+    found: _Encoded,
+    seen: _Encoded,
+    generator: torch.Generator,
 ) -> Iterator[Score]:
     def content(encoded: _Encoded, each: Representation) -> Tensor:
         choice = torch.rand(len(encoded.samples), generator=generator, device=generator.device)
@@ -224,7 +232,7 @@ def _probe_scores(
         known, truth = seen.samples.labels.cpu(), found.samples.labels.cpu()
         return _linear_classes(fitted_on.cpu(), known, judged_on.cpu(), what) == truth
 
-    for each in representations(model.modalities):
+    for each in evaluated:
         means = content(found, each), content(seen, each)
         probed = right(*means, f"content means given {each.given}")
         yield _mean(probed, "probe_accuracy", each.posterior or "", each.given)
@@ -245,7 +253,11 @@ def _linear_classes(fitted_on: Tensor, known: Tensor, judged_on: Tensor, what: s
 
 
 def _sample_scores(
-    model: MultimodalVae, found: _Encoded, judges: _Judges, generator: torch.Generator
+    model: MultimodalVae,
+    evaluated: Sequence[Representation],
+    found: _Encoded,
+    judges: _Judges,
+    generator: torch.Generator,
 ) -> Iterator[Score]:
     """Coherence of what is generated and, in a final evaluation, its quality."""
     real = {}
@@ -253,7 +265,7 @@ def _sample_scores(
         _, features = judges.features(found, (batch.x for _, batch, _ in found.chunks()))
         real = {name: NormalFit(_array(each)) for name, each in features.items()}
     conditional: dict[Fusion, list[Tensor]] = {posterior: [] for posterior in get_args(Fusion)}
-    for each in representations(model.modalities):
+    for each in evaluated:
         posterior = each.posterior or ""
         draws = draw_latents(model, len(found.samples), generator)
         of_classifiers, features = judges.features(found, _generated(model, found, draws, each))
@@ -317,12 +329,16 @@ def _quality_scores(
 
 
 def _likelihood_scores(
-    model: MultimodalVae, found: _Encoded, num_samples: int, generator: torch.Generator
+    model: MultimodalVae,
+    evaluated: Sequence[Representation],
+    found: _Encoded,
+    num_samples: int,
+    generator: torch.Generator,
 ) -> Iterator[Score]:
     estimates = {"log_likelihood": log_likelihood}
     if len(model.modalities) == _RELEASED_MODALITIES:
         estimates["log_likelihood_as_released"] = log_likelihood_as_released
-    for each in representations(model.modalities):
+    for each in evaluated:
         draws = [draw_latents(model, len(found.samples), generator) for _ in range(num_samples)]
         parts = [
             log_importance_weights(

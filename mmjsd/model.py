@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -32,9 +33,22 @@ class Posterior:
     style: Gaussian
 
 
-def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every non-empty subset of the modalities, the smallest first."""
-    return [subset for size in range(1, len(modalities) + 1) for subset in combinations(modalities, size)]
+def subsets(modalities: Sequence[str], per_size: int | None = None) -> list[tuple[str, ...]]:
+    """Every non-empty subset of the modalities, the smallest first.
+
+    Args:
+        per_size: keep at most so many of each size, but every single modality. Chance decides which, by
+            seeds that are fixed: the same for all models of as many modalities, and more keep those of fewer.
+    """
+    kept = []
+    for size in range(1, len(modalities) + 1):
+        of_size = list(combinations(modalities, size))
+        if per_size is not None and size > 1:
+            seeded = Random(size)
+            drawn = set(sorted(of_size, key=lambda _: seeded.random())[:per_size])
+            of_size = [subset for subset in of_size if subset in drawn]
+        kept += of_size
+    return kept
 
 
 class MultimodalVae(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from math import isfinite
+from math import comb, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,9 +94,15 @@ class TrialConfig:
         return TrialConfig.from_dict(values)
 
     def config_hash(self) -> str:
-        """Twelve hexadecimal digits that name the config: equal where all but seed and data.dir is equal."""
+        """Twelve hexadecimal digits that name the config: equal where all but seed and data.dir is equal.
+
+        A limit on the subsets that are evaluated counts only where there are more.
+        """
         values = self.resolved().to_dict()
         del values["seed"], values["data"]["dir"]
+        modalities = len(DATASETS[self.data.name].modalities)
+        if self.evaluation.subsets_per_size >= comb(modalities, modalities // 2):
+            del values["evaluation"]["subsets_per_size"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

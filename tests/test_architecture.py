@@ -133,7 +133,7 @@ def test_print_nothing():
 
 
 MAY_NAME_MODALITIES = {"mmjsd.data", "mmjsd.digits", "mmjsd.networks"}
-MODALITY = re.compile(r"(?<![a-z])(mnist|svhn)(?![a-z])")
+MODALITY = re.compile(r"(?<![a-z])(mnist|svhn|poly\d)(?![a-z])")
 FILE_NAME = r"[\w./-]+\.(gz|json|mat|npy|npz|py|txt|yaml)\b"
 NOT_A_MODALITY = re.compile("|".join([*map(re.escape, DATASETS), FILE_NAME]))
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -200,9 +200,11 @@ def test_reads_imports_of_every_form(monkeypatch, source, expected):
         ("mnist_weight = 1", True),
         ("def f(svhn): pass", True),
         ("x['svhn']", True),
+        ("given = 'poly0+poly1'", True),
         ("given = f'{name}+mnist'", True),
         ("class ReadMnist: pass", True),
         ("name = 'mnist-svhn-text'", False),
+        ("name = 'polydigits-2'", False),
         ("path = 'raw/svhn.mat'", False),
         ("'''Reads mnist.'''", False),
     ],

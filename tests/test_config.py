@@ -97,6 +97,7 @@ REFUSED = [
     (EvaluationConfig, {"probe_samples": 9}, "probe_samples must be >= 10, got 9"),
     (EvaluationConfig, {"importance_samples": -1}, "importance_samples must be >= 0, got -1"),
     (EvaluationConfig, {"features": "vgg"}, "unknown features 'vgg'; choose one of classifier, inception"),
+    (EvaluationConfig, {"subsets_per_size": 0}, "subsets_per_size must be >= 1, got 0"),
 ]
 
 
@@ -125,6 +126,7 @@ def test_refuses_what_cannot_be(config, fields, sentence):
         (ObjectiveConfig, {"name": "mvtcae", "total_correlation": 0.0}),
         (ObjectiveConfig, {"name": "mvtcae", "total_correlation": 1.0}),
         (EvaluationConfig, {"every": 1, "num_samples": 2, "probe_samples": 10, "importance_samples": 0}),
+        (EvaluationConfig, {"subsets_per_size": 1}),
     ],
 )
 def test_accepts_the_ends_of_its_ranges(config, fields):

@@ -1,6 +1,8 @@
 """Metrics: models whose every answer is known give the numbers worked by hand."""
 
 import dataclasses
+from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from torch import nn
 
 from mmjsd.batches import Pairs
 from mmjsd.classifiers import Classifier
-from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig
-from mmjsd.data import Examples, Modality
+from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig, ObjectiveName
+from mmjsd.data import DATASETS, Examples, Modality
 from mmjsd.metrics import classifier_scores, evaluate, representations
 from mmjsd.model import MultimodalVae
 from mmjsd.networks import NETWORKS
@@ -119,8 +121,36 @@ def test_every_subset_and_target_is_measured_once(vae):
 
 
 def test_subsets_are_named_in_sorted_order():
-    given = [each.given for each in representations(("svhn", "mnist"))]
+    given = [each.given for each in representations(("svhn", "mnist"), 1)]
     assert given == ["svhn", "mnist", "mnist+svhn", "mnist+svhn"]
+
+
+def test_some_subsets_of_each_size_are_measured_if_that_is_wanted(vae):
+    scores = _scores(vae, final=True, num_samples=50, subsets_per_size=1)
+    (pair,) = {given for _, _, given, _ in scores if given.count("+") == 1}
+    for metric, targets in {"coherence": 3, "probe_accuracy": 1, "log_likelihood": 4, "recall": 3}.items():
+        given = Counter(key[2] for key in scores if key[0] == metric if key[2])
+        several = {pair: 2 * targets, "left+middle+right": 2 * targets}
+        assert given == {**dict.fromkeys(NAMES, targets), **several}
+
+
+@pytest.mark.parametrize("subsets_per_size", [1, 2, 3])
+def test_mean_coherence_is_over_the_conditional_generations_that_are_measured(vae, subsets_per_size):
+    _answer(vae, "right", draws=(1, 2, 3, 0))
+    _answer(vae, "middle", draws=(0, 1, 2, 2))
+    scores = _scores(vae, subsets_per_size=subsets_per_size)
+    for fused in ("product", "mixture"):
+        values = [
+            row.value
+            for (metric, posterior, given, target), row in scores.items()
+            if metric == "coherence" and posterior in ("", fused) and target not in given.split("+")
+        ]
+        assert len(values) == 6 + subsets_per_size
+        assert scores["mean_coherence", fused, "", ""].value == pytest.approx(np.mean(values))
+
+
+def test_a_limit_that_no_size_exceeds_changes_no_score(vae):
+    assert _scores(vae, subsets_per_size=3) == _scores(vae, subsets_per_size=1000)
 
 
 def test_a_decoder_that_draws_another_class_breaks_coherence_towards_it_alone(vae):
@@ -181,6 +211,28 @@ def test_style_means_that_are_not_finite_are_told(build):
         vae.heads["right"].bias[2 * CLASSES] = float("inf")
     with pytest.raises(FloatingPointError, match="style means of right are not finite"):
         _scores(vae)
+
+
+@pytest.mark.parametrize("dataset", ["polydigits-2", "polydigits-5"])
+@pytest.mark.parametrize("name", get_args(ObjectiveName))
+def test_every_objective_is_measured_with_any_number_of_modalities(name, dataset):
+    specs = DATASETS[dataset].modalities
+    count = len(specs)
+    made = MultimodalVae(
+        specs, ModelConfig(content_dim=2, style_dim=1, width=0.05), ObjectiveConfig(name=name)
+    )
+    labels = np.arange(10, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    pairs = Pairs({s.name: Examples(rng.integers(0, 256, (10, *s.shape), np.uint8), labels) for s in specs})
+    classifiers = {s.name: Classifier(NETWORKS[s.name].classifier(10).eval(), 1.0, 10) for s in specs}
+    evaluation = EvaluationConfig(num_samples=10, probe_samples=20, importance_samples=1)
+    scores = evaluate(made, pairs, pairs, classifiers, evaluation, final=count == 2)
+    assert all(np.isfinite(score.value) for score in scores)
+    found = Counter(score.metric for score in scores)
+    representations = count + 2 * (2**count - 1 - count)
+    assert found["probe_accuracy"] == representations
+    assert found["coherence"] == count * representations
+    assert found["log_likelihood"] == (count + 1) * representations * (count == 2)
 
 
 # A final evaluation ...

@@ -1,16 +1,20 @@
 import dataclasses
 import json
+from collections import Counter
 from itertools import chain, combinations
+from math import comb
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from mmjsd.config import ModelConfig, ObjectiveConfig
 from mmjsd.data import ALPHABET, DATASETS
 from mmjsd.gaussian import Gaussian
-from mmjsd.model import WEIGHTS_FILE, MultimodalVae, Posterior, load, save
+from mmjsd.model import WEIGHTS_FILE, MultimodalVae, Posterior, load, save, subsets
 
 MODALITIES = DATASETS["digits"].modalities
 NAMES = tuple(spec.name for spec in MODALITIES)
@@ -50,6 +54,49 @@ def some_data(batch=5, names=NAMES) -> dict[str, torch.Tensor]:
 
 def count(module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+# Subsets ...
+
+
+def test_are_all_that_are_not_empty():
+    assert subsets("abc") == [*map(tuple, ("a", "b", "c", "ab", "ac", "bc", "abc"))]
+    assert len(set(subsets("abcdefgh"))) == 255
+
+
+@pytest.mark.parametrize("per_size", [1, 3, 10, 70])
+@pytest.mark.parametrize("count", range(1, 9))
+def test_are_at_most_so_many_of_each_size_but_every_single_modality(count, per_size):
+    found = subsets(range(count), per_size)
+    assert found == [subset for subset in subsets(range(count)) if subset in set(found)]
+    sizes = Counter(map(len, found))
+    assert sizes == {1: count, **{size: min(per_size, comb(count, size)) for size in range(2, count + 1)}}
+
+
+def test_are_all_of_five_modalities_where_ten_of_each_size_are_wanted():
+    assert subsets("abcde", 10) == subsets("abcde")
+
+
+@given(st.integers(1, 8), st.integers(1, 70), st.integers(0, 70))
+def test_of_a_smaller_number_are_among_those_of_a_larger_one(count, fewer, more):
+    assert set(subsets(range(count), fewer)) <= set(subsets(range(count), fewer + more))
+
+
+def test_are_chosen_the_same_on_every_machine():
+    chosen = [subset for subset in subsets("abcdef", 2) if 1 < len(subset) < 6]
+    assert ["".join(subset) for subset in chosen] == [
+        *("ad", "ae"),
+        *("ace", "acf"),
+        *("abce", "abdf"),
+        *("abcde", "acdef"),
+    ]
+
+
+def test_leave_no_modality_out_of_any_size():
+    for count in (6, 7, 8):
+        for size in range(1, count + 1):
+            chosen = [subset for subset in subsets(range(count), 10) if len(subset) == size]
+            assert set().union(*chosen) == set(range(count))
 
 
 # The model ...

@@ -8,10 +8,16 @@ from torch.testing import assert_close
 
 from mmjsd.classifiers import Classifier
 from mmjsd.data import ALPHABET, DATASETS
+from mmjsd.digits import PATTERNS
 from mmjsd.networks import LAPLACE_SCALE, NETWORKS, OneHot, Width, _ToPixels
 
 SPECS = {spec.name: spec for dataset in DATASETS.values() for spec in dataset.modalities}
-COUNTS = {"mnist": (330_040, 322_784), "svhn": (236_360, 233_763), "text": (145_704, 143_175)}
+COUNTS = {
+    "mnist": (330_040, 322_784),
+    "svhn": (236_360, 233_763),
+    "text": (145_704, 143_175),
+    **dict.fromkeys(PATTERNS, (1_162_856, 136_131)),
+}
 """Parameters of the authors' encoders, heads included, and decoders for 20 latent dimensions."""
 
 every_modality = pytest.mark.parametrize("name", SPECS)
@@ -36,6 +42,14 @@ def test_have_as_many_parameters_as_the_authors(name):
     encoder, decoder = COUNTS[name]
     assert count(networks.encoder(width)) + count(head) == encoder
     assert count(networks.decoder(20, width)) == decoder
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_of_patterned_digits_have_as_many_parameters_as_the_authors_with_their_512_latent_dimensions(name):
+    networks, width = NETWORKS[name], Width(1.0)
+    head = torch.nn.Linear(networks.num_features(width), 2 * 512)
+    assert count(networks.encoder(width)) + count(head) == 1_667_648
+    assert count(networks.decoder(512, width)) == 1_143_747
 
 
 @every_modality

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
+from mmjsd.config import DataConfig, EvaluationConfig
 from study.config import TrialConfig
 from study.space import (
     Cases,
@@ -251,6 +252,16 @@ def test_serves_optuna(sampler):
 
     study.optimize(objective, n_trials=15)
     assert len({config.config_hash() for config in seen}) == 15
+
+
+@pytest.mark.parametrize(("data", "largest"), [("digits", 3), ("polydigits-5", 10), ("polydigits-6", 20)])
+def test_a_limit_on_evaluated_subsets_is_another_config_only_where_there_are_more(data, largest):
+    def config_hash(limit):
+        evaluation = EvaluationConfig(subsets_per_size=limit)
+        return TrialConfig(data=DataConfig(name=data), evaluation=evaluation).config_hash()
+
+    assert config_hash(largest) == config_hash(1000)
+    assert len({config_hash(limit) for limit in (largest - 2, largest - 1, largest)}) == 3
 
 
 def test_tpe_finds_good_weights_on_the_simplex():

@@ -16,40 +16,41 @@ from mmjsd.data import ALPHABET, DATASETS, Examples
 from mmjsd.model import MultimodalVae
 from mmjsd.train import DivergedError, fit, latest_checkpoint, load_checkpoint, read_notes, save_checkpoint
 
-SPECS = DATASETS["digits"].modalities
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-3)
 
 
-def pairs(missing: float = 0.0) -> Pairs:
-    """Ten classes of noisy but distinct examples."""
+def pairs(missing: float = 0.0, name: str = "digits") -> Pairs:
+    """Ten classes of noisy but distinct examples of a data set's modalities."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 8).astype(np.uint8)
     made = {}
-    for spec in SPECS:
+    for spec in DATASETS[name].modalities:
         top = len(ALPHABET) if spec.kind == "text" else 256
         prototypes = rng.integers(0, top, (10, *spec.shape))
         made[spec.name] = Examples(prototypes[labels].astype(np.uint8), labels)
     return Pairs(made, missing=missing)
 
 
-def model(objective: ObjectiveConfig | None = None) -> MultimodalVae:
+def model(objective: ObjectiveConfig | None = None, name: str = "digits") -> MultimodalVae:
     torch.manual_seed(0)
     config = ModelConfig(content_dim=4, style_dim=2, width=0.05)
-    return MultimodalVae(SPECS, config, objective or ObjectiveConfig())
+    return MultimodalVae(DATASETS[name].modalities, config, objective or ObjectiveConfig())
 
 
 def train(vae, data, training=TRAINING, resume=None):
     return list(fit(vae, data, samples_per_epoch=200, training=training, seed=5, resume=resume))
 
 
-def test_the_loss_falls():
-    epochs = train(model(), pairs())
+@pytest.mark.parametrize("name", ["digits", "polydigits-2", "polydigits-5"])
+def test_the_loss_falls(name):
+    epochs = train(model(name=name), pairs(name=name))
     assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
     assert epochs[-1].loss < epochs[0].loss - 100
     assert epochs[0].num_samples == 224  # 200 samples, rounded up to whole batches of 32
     assert len(epochs[0].losses) == 7
 
 
+@pytest.mark.parametrize("name", ["digits", "polydigits-2", "polydigits-5"])
 @pytest.mark.parametrize(
     "objective",
     [
@@ -63,18 +64,18 @@ def test_the_loss_falls():
     ],
     ids=lambda objective: f"{objective.name}-{objective.dynamic_prior}-{objective.importance_samples}",
 )
-def test_resumed_training_gives_the_numbers_of_undisturbed_training(objective, tmp_path):
-    undisturbed = model(objective)
-    expected = train(undisturbed, pairs(missing=0.3))
+def test_resumed_training_gives_the_numbers_of_undisturbed_training(objective, name, tmp_path):
+    undisturbed = model(objective, name)
+    expected = train(undisturbed, pairs(missing=0.3, name=name))
 
-    interrupted = fit(model(objective), pairs(missing=0.3), 200, TRAINING, seed=5)
+    interrupted = fit(model(objective, name), pairs(missing=0.3, name=name), 200, TRAINING, seed=5)
     epoch = next(epoch for epoch in interrupted if epoch.number == 2)
     # The generator holds the model at epoch 2; what follows sees the files alone.
     vae = interrupted.gi_frame.f_locals["model"]
     path = save_checkpoint(vae, epoch.state, tmp_path, {"wall_s": 3.5})
     resumed, state = load_checkpoint(path)
     torch.manual_seed(99)
-    rest = train(resumed, pairs(missing=0.3), resume=state)
+    rest = train(resumed, pairs(missing=0.3, name=name), resume=state)
 
     assert [each.number for each in rest] == [3, 4]
     for got, wanted in zip(rest, expected[2:], strict=True):
@@ -82,6 +83,9 @@ def test_resumed_training_gives_the_numbers_of_undisturbed_training(objective, t
     for got, wanted in zip(resumed.parameters(), undisturbed.parameters(), strict=True):
         assert torch.equal(got, wanted)
     assert read_notes(path) == {"wall_s": 3.5}
+    assert (
+        undisturbed.modalities == resumed.modalities == tuple(each.name for each in DATASETS[name].modalities)
+    )
 
 
 def test_a_new_checkpoint_replaces_the_old_one_and_leftovers(tmp_path):
