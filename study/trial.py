@@ -112,7 +112,7 @@ def run_trial(
 def _scores(
     model: MultimodalVae, material: _Material, split: str, config: TrialConfig, *, final: bool
 ) -> list[Score]:
-    by_inception = split == "test" and config.evaluation.features == "inception"
+    by_inception = final and config.evaluation.features == "inception"
     try:
         scores = evaluate(
             model,

@@ -595,5 +595,5 @@ def test_display_names_a_trial_by_its_fields_and_cases(monkeypatch):
     params = {"subspaces": "4 each", "model.style_dim": 4, "objective.beta": 2.5}
     objectives = ("mean_coherence",)
     trial = Trial("", "", Path(), TrialConfig(), params, 0, "search", objectives, 1, "", False, "{}")
-    Display("study", 1, 1).started(trial)
+    Display("study", 1, 1, "mean_coherence").started(trial)
     assert texts[-1].strip() == "subspaces 4 each, style_dim 4, beta 2.5, replicate 1"

@@ -112,7 +112,7 @@ def test_each_trial_leaves_a_model_pictures_and_its_curves(undisturbed):
         content = board.PluginTagToContent("hparams")["_hparams_/session_start_info"]
         start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
         assert start.group_name == name.partition("-")[0]  # replicates are one group
-        assert start.hparams["model.style_dim"].number_value == trials(out)[name]["param.model.style_dim"]
+        assert start.hparams["model.style_dim"].number_value == row["param.model.style_dim"]
 
 
 def test_a_finished_study_is_not_trained_again(undisturbed, environment):
