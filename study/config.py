@@ -143,6 +143,7 @@ class ClusterError(ValueError):
 Preset = Literal["laptop", "paper"]
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "nsga2", "cmaes"]
 Scheduler = Literal["none", "asha", "median"]
+Retry = Literal["failed", "diverged"]
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "laptop": {
@@ -230,7 +231,10 @@ class StudyConfig:
     """Folder of the study. None: runs/ and the space's name."""
 
     resume: bool = False
-    """Go on with the study in --out: train what is missing, failed, or added by more trials or replicates."""
+    """Go on with the study in --out: train what is missing, or added by more trials or replicates."""
+
+    retry: tuple[Retry, ...] = ()
+    """With --resume: trials that ended like this are tried again, diverged ones from their start."""
 
     dry_run: bool = False
     """Print what would be trained and stop."""
@@ -254,6 +258,7 @@ class StudyConfig:
             f"budget must be a time such as 90s, 30m or 2h, got {self.budget!r}",
         )
         require(0 <= self.seed < 2**32, f"seed must lie in [0, 2^32), got {self.seed}")
+        require(self.resume or not self.retry, "--retry goes with --resume; add it, or leave --retry out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,6 +289,9 @@ class Study:
     max_concurrent: int | None
     budget_s: float
     """Infinite without a budget."""
+
+    retry: tuple[Retry, ...]
+    """States in lower case; ended trials that are served again."""
 
     address: str | None
 

@@ -166,6 +166,7 @@ def plan(request: Request) -> Study:
         gpus_per_worker=gpus_per_worker,
         max_concurrent=options.max_concurrent,
         budget_s=seconds(options.budget) if options.budget else inf,
+        retry=options.retry,
         address=options.address,
         out=request.out,
         commit=commit,
@@ -270,7 +271,7 @@ def _run(study: Study) -> int:
     _log.info("results: %s", study.out / "results")
     _log.info("report:  python analysis/report.py %s", study.out)
     if outcome.failed:
-        _log.info("the same command with --resume tries the failed ones again")
+        _log.info("the same command with --resume --retry failed tries the failed ones again")
     return 1 if outcome.failed else 0
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,9 @@ from study.config import OBJECTIVE_METRIC, Study, TrialConfig, trial_id
 from study.record import Trial
 
 _log = logging.getLogger(__name__)
+
+_AGAIN = "again"
+"""User attribute of an Optuna trial that repeats one whose config was retried: the number of that one."""
 
 
 @dataclass
@@ -42,8 +46,8 @@ class Search:
     """Serves the trials of a study one by one and tells the sampler what became of each config.
 
     An Optuna trial is a config; its value is the mean over the config's replicates. What the
-    tables hold as complete or diverged is never served again, so a study that was killed goes on,
-    and one whose budget was raised is extended, in the same way: by serving what is missing.
+    tables hold as ended is served again only if the study retries its state, so a study that was killed
+    goes on, and one whose budget was raised is extended, in the same way: by serving what is missing.
     """
 
     def __init__(self, study: Study) -> None:
@@ -60,14 +64,18 @@ class Search:
         )
         self._grid = study.space.grid() if study.sampler == "grid" else []
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
-        self._ended = {row["trial_id"]: row for row in ended if row["state"] != "FAILED"}
+        self._ended = {row["trial_id"]: row for row in ended if row["state"].lower() not in study.retry}
         self._configs: dict[str, _Config] = {}
         self._running: dict[int, optuna.Trial] = {}
         """By number, those of which the sampler has yet to be told."""
 
         self._queue: deque[Trial] = deque()
         self._num_proposed = self._num_running = 0
-        for trial in self._optuna.get_trials(deepcopy=False):
+        proposed = self._optuna.get_trials(deepcopy=False)
+        self._told_again = {trial.user_attrs[_AGAIN] for trial in proposed if _AGAIN in trial.user_attrs}
+        for trial in proposed:
+            if _AGAIN in trial.user_attrs:
+                continue
             if not trial.state.is_finished():
                 self._running[trial.number] = optuna.Trial(self._optuna, trial._trial_id)
             self._adopt(trial.number, json.loads(trial.user_attrs["params"]) if trial.user_attrs else None)
@@ -79,7 +87,7 @@ class Search:
                 return None
             self._propose()
         trial = self._queue.popleft()
-        store.forget_trial(trial.out, trial.trial_id)
+        self._forget(trial)
         self._num_running += 1
         return trial
 
@@ -114,7 +122,7 @@ class Search:
         """Take note of a trial's value: none if it diverged, failed or was stopped."""
         self._num_running -= 1
         config = self._configs[trial.config_hash]
-        config.values[trial.replicate] = value if value is not None and isfinite(value) else None
+        config.values[trial.replicate] = _finite(value)
         if len(config.values) == self.study.replicates:
             for number in config.numbers:
                 self._tell(number, config)
@@ -153,22 +161,42 @@ class Search:
             if row is None:
                 self._queue.append(self._trial(config, replicate))
             else:
-                config.values[replicate] = row["objective_value"]
+                config.values[replicate] = _finite(row["objective_value"])
                 config.is_stopped |= row["state"] == "STOPPED"
             for epoch, value in self._curve(trial_id(key, replicate)):
                 config.curve.setdefault(epoch, {})[replicate] = value
         if len(config.values) == self.study.replicates:
             self._tell(number, config)
 
+    def _forget(self, trial: Trial) -> None:
+        """Remove what an earlier try has left; one that diverged would do so again from its checkpoint."""
+        row = store.read_trial(trial.out, trial.trial_id)
+        if row is not None:
+            store.forget_trial(trial.out, trial.trial_id)
+            if row["state"] == "DIVERGED":
+                shutil.rmtree(trial.checkpoints, ignore_errors=True)
+
     def _tell(self, number: int, config: _Config) -> None:
         self._running.pop(number, None)
         values = [value for value in config.values.values() if value is not None]
         if len(values) == len(config.values):
-            self._optuna.tell(number, sum(values) / len(values), skip_if_finished=True)
+            value = sum(values) / len(values)
+            told = self._optuna.tell(number, value, skip_if_finished=True)
+            if told.state == TrialState.FAIL and number not in self._told_again:
+                self._tell_again(told, value)
         elif config.is_stopped:
             self._optuna.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
             self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _tell_again(self, told: optuna.trial.FrozenTrial, value: float) -> None:
+        """Let the sampler know what a retried config is worth; Optuna trials stay as they ended, so by another."""
+        self._told_again.add(told.number)
+        attributes = {**told.user_attrs, _AGAIN: told.number}
+        trial = optuna.trial.create_trial(
+            params=told.params, distributions=told.distributions, user_attrs=attributes, value=value
+        )
+        self._optuna.add_trial(trial)
 
     def _curve(self, name: str) -> Iterator[tuple[int, float]]:
         """The objective of a trial on its way, as far as the tables hold it."""
@@ -190,6 +218,10 @@ class Search:
             dirty=study.dirty,
             versions=study.versions,
         )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
 
 
 def _sampler(name: str, study_seed: int, position: int) -> optuna.samplers.BaseSampler:

@@ -134,6 +134,11 @@ def refused(capsys, line):
         ("--space smoke --replicates -1", "replicates must be >= 1, got -1"),
         ("--space smoke --workers 0", "workers must be >= 1, got 0"),
         ("--space smoke --seed -1", "seed must lie in [0, 2^32), got -1"),
+        ("--space smoke --retry failed", "--retry goes with --resume; add it, or leave --retry out"),
+        (
+            "--space smoke --resume --retry stopped",
+            "--retry cannot be 'stopped'; expected one of diverged, failed",
+        ),
         ("--space smoke --workers 5", "--workers 5 is more than this machine's 4 CPUs"),
         ("--space smoke --gpus-per-worker 1", "the workers need 1 GPU, this machine has 0 GPUs"),
         ("--space smoke --workers 3", "training.batch_size 50 does not split evenly over 3 workers"),
@@ -356,6 +361,8 @@ def test_a_taken_folder_is_resumed_only_on_request(capsys, tuner):
     assert Path("runs/smoke/study.json").stat().st_mtime_ns == written
     sessions = json.loads(Path("runs/smoke/manifest.json").read_text())["resumed"]
     assert [session["command"][-1] for session in sessions] == ["--resume"]
+    assert start("--space smoke --resume --retry failed diverged") == 0
+    assert tuner.study.retry == ("failed", "diverged")
 
 
 def test_a_cluster_that_does_not_answer_is_refused_before_anything_is_written(capsys, tuner, tmp_path):
@@ -438,6 +445,13 @@ def test_exit_code_says_how_the_study_ended(capsys, tuner, ending, code, words):
         setattr(tuner, name, value)
     assert start("--space smoke") == code
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_failed_trials_come_with_the_way_to_try_them_again(tuner, caplog):
+    tuner.failed = 1
+    with caplog.at_level("INFO"):
+        assert start("--space smoke") == start("--space smoke --resume") == 1
+    assert caplog.text.count("--resume --retry failed tries the failed ones again") == 2
 
 
 def test_an_interrupt_while_data_are_prepared_leaves_no_study(monkeypatch):

@@ -16,7 +16,7 @@ GRID = SearchSpace({"model.style_dim": Choice((0, 2)), "objective.beta": Choice(
 LINE = SearchSpace({"objective.beta": Uniform(0.5, 8.0)})
 
 
-def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="none") -> Study:
+def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="none", retry=()) -> Study:
     out.mkdir(exist_ok=True)
     return Study(
         name="test",
@@ -33,6 +33,7 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         gpus_per_worker=0.0,
         max_concurrent=None,
         budget_s=math.inf,
+        retry=retry,
         address=None,
         out=out,
         commit="",
@@ -134,14 +135,44 @@ def test_a_kill_between_asking_and_noting_the_answer_shifts_nothing(tmp_path):
     assert sorted(states) == ["COMPLETE"] * 6 + ["FAIL"]
 
 
-def test_a_failed_trial_is_tried_again_a_diverged_one_is_not(tmp_path):
-    search = Search(study(tmp_path, trials=1))
-    failed, diverged = search.next(), search.next()
-    end(search, failed, None, "FAILED")
-    end(search, diverged, None, "DIVERGED")
-    again = Search(study(tmp_path, trials=1))
-    assert again.num_missing == 1
-    assert [trial.trial_id for trial in run(again)] == [failed.trial_id]
+@pytest.mark.parametrize(
+    ("retry", "again"), [((), ""), (("failed",), "F"), (("diverged",), "D"), (("diverged", "failed"), "FD")]
+)
+def test_ended_trials_are_tried_again_on_request_alone(tmp_path, retry, again):
+    search = Search(study(tmp_path, trials=1, replicates=3))
+    for letter, state in (("F", "FAILED"), ("D", "DIVERGED"), ("C", "COMPLETE")):
+        trial = search.next()
+        trial.checkpoints.mkdir(parents=True)
+        (trial.checkpoints / letter).touch()
+        end(search, trial, 0.5 if letter == "C" else None, state)
+    more = Search(study(tmp_path, trials=1, replicates=3, retry=retry))
+    assert more.num_missing == len(again)
+    served = [more.next() for _ in again]
+    assert more.next() is None
+    assert {trial.replicate for trial in served} == {"FDC".index(letter) for letter in again}
+    for trial in served:  # where it may go on, and where it would only diverge once more
+        assert trial.checkpoints.exists() == (trial.replicate == 0)
+        assert store.read_trial(tmp_path, trial.trial_id) is None
+
+
+def test_a_retried_config_is_told_to_the_sampler_once(tmp_path):
+    search = Search(study(tmp_path, LINE, "tpe", trials=3, replicates=1))
+    for value in (0.1, None, 0.3):
+        end(search, search.next(), value, "COMPLETE" if value else "FAILED")
+    assert Search(study(tmp_path, LINE, "tpe", trials=3, replicates=1)).next() is None
+    retrying = Search(study(tmp_path, LINE, "tpe", trials=3, replicates=1, retry=("failed",)))
+    end(retrying, retrying.next(), 0.9)
+    for _ in range(2):
+        more = Search(study(tmp_path, LINE, "tpe", trials=3, replicates=1, retry=("failed",)))
+        assert (more.num_missing, more.next()) == (0, None)
+    told = optuna_trials(tmp_path)
+    assert [(trial.state.name, trial.value) for trial in told] == [
+        ("COMPLETE", 0.1),
+        ("FAIL", None),
+        ("COMPLETE", 0.3),
+        ("COMPLETE", 0.9),
+    ]
+    assert told[3].params == told[1].params
 
 
 def test_raised_trials_and_replicates_extend_a_finished_study(tmp_path):
