@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -142,11 +143,11 @@ def fit(
 
 
 def save_checkpoint(
-    model: MultimodalVae, state: TrainingState, folder: Path, notes: Mapping[str, float]
+    model: MultimodalVae, state: TrainingState, folder: Path, notes: Mapping[str, Any]
 ) -> Path:
     """Write `folder/epoch-000012`, whole or not at all, and remove older ones; its path.
 
-    The notes are the caller's; `read_notes` gives them back.
+    The notes, plain values, are the caller's; `read_notes` gives them back.
     """
     target = folder / f"epoch-{state.epoch:06d}"
     temporary = folder / f".epoch-{state.epoch:06d}.{os.getpid()}"
@@ -183,9 +184,9 @@ def load_checkpoint(path: Path) -> tuple[MultimodalVae, TrainingState]:
     return model, TrainingState(epoch, tensors)
 
 
-def read_notes(path: Path) -> dict[str, float]:
+def read_notes(path: Path) -> dict[str, Any]:
     """The notes that a checkpoint was saved with."""
-    notes: dict[str, float] = json.loads((path / _EPOCH_FILE).read_text())["notes"]
+    notes: dict[str, Any] = json.loads((path / _EPOCH_FILE).read_text())["notes"]
     return notes
 
 

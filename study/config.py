@@ -236,6 +236,9 @@ class StudyConfig:
     retry: tuple[Retry, ...] = ()
     """With --resume: trials that ended like this are tried again, diverged ones from their start."""
 
+    replay: Path | None = None
+    """RUN/TRIAL_ID: train that ended trial once more, alone, and compare its numbers; no other options."""
+
     dry_run: bool = False
     """Print what would be trained and stop."""
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import socket
@@ -102,7 +103,7 @@ class _Recorder:
         self.epoch = int(notes.get("epoch", 0))
         self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
         self.evaluation_s = notes.get("evaluation_s", math.nan if notes else 0.0)  # older notes lack it
-        self.earlier_s = notes.get("wall_s", 0.0)
+        self.earlier_s: float = notes.get("wall_s", 0.0)
         self.first_started_at = notes.get("started_at", time.time())
         self.started = time.perf_counter()
         rows = store.read_measurements(trial.out, trial.trial_id) if self.leads else []
@@ -134,6 +135,8 @@ class _Recorder:
             "num_samples": self.num_samples,
             "wall_s": self.wall_s,
             "started_at": self.first_started_at,
+            "device": _device_name(self.device),
+            "host": socket.gethostname(),
         }
         measurement.save(self.trial.checkpoints, notes)
 
@@ -234,8 +237,8 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
         "evaluation_s": _known(notes.get("evaluation_s", math.nan)),
         "samples_per_s": notes["num_samples"] / train_s if train_s else None,
         "peak_memory_gib": None,
-        "device": "",
-        "host": "",
+        "device": notes.get("device", ""),
+        "host": notes.get("host", ""),
         "objective_value": None,
     }
     store.write_trial(trial.out, row, trial.params)
@@ -266,3 +269,9 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu x {torch.get_num_threads()} threads"
+
+
+def num_threads(device: str) -> int | None:
+    """How many threads a trial had, by the device that its row names; they decide how sums are rounded."""
+    found = re.fullmatch(r"cpu x (\d+) threads", device)
+    return int(found[1]) if found else None

@@ -33,7 +33,7 @@ Any field of a trial can be set; one that the space would vary is then fixed.
 
 In the names of options, - and _ are the same.
 
-Exit codes: 0 done, 1 some trials failed, 2 refused, 130 interrupted.
+Exit codes: 0 done, 1 some trials failed or a replay differs, 2 refused, 130 interrupted.
 
 Spaces:"""
 
@@ -57,6 +57,11 @@ class Request:
 def main(argv: Sequence[str]) -> int:
     """Carry out a command line; the exit code: 0 done, 1 unfinished, 2 refused, 130 interrupted."""
     try:
+        early = parse_study(argv)
+        if early.replay is not None and not asks_for_help(argv):
+            alone = len(argv) == (1 if "=" in argv[0] else 2)
+            require(alone, "--replay goes without other options; leave them out")
+            return _replay(early.replay)
         request = read_command_line(argv)
         study = plan(request)
         values = manifest.study_values(study, request.question, ["study/run.py", *argv])
@@ -273,6 +278,18 @@ def _run(study: Study) -> int:
     if outcome.failed:
         _log.info("the same command with --resume --retry failed tries the failed ones again")
     return 1 if outcome.failed else 0
+
+
+def _replay(path: Path) -> int:
+    """Train one trial again and say whether its numbers are the same; 0 if they are, else 1."""
+    from study.replay import replay  # here, because torch takes seconds to import
+
+    found = replay(path.expanduser().absolute())
+    for line in found.differences:
+        _log.info(line)
+    equal = _count(found.num_equal, "value") + " equal"
+    _log.info(f"{equal}, {_count(len(found.differences), 'difference')}" if found.differences else equal)
+    return 1 if found.differences else 0
 
 
 def _refuse(refused: Exception) -> int:

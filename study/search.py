@@ -190,7 +190,7 @@ class Search:
             self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _tell_again(self, told: optuna.trial.FrozenTrial, value: float) -> None:
-        """Let the sampler know what a retried config is worth; Optuna trials stay as they ended, so by another."""
+        """Tell the sampler what a retried config is worth, by another trial: an ended one stays as it is."""
         self._told_again.add(told.number)
         attributes = {**told.user_attrs, _AGAIN: told.number}
         trial = optuna.trial.create_trial(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Measurement:
     """Evaluation alone."""
 
     num_samples: int
-    save: Callable[[Path, Mapping[str, float]], Path]
+    save: Callable[[Path, Mapping[str, Any]], Path]
     """Writes this epoch's checkpoint into a folder, with notes of the caller's."""
 
     draw: Callable[[], Mapping[str, Picture]]

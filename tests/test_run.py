@@ -139,6 +139,7 @@ def refused(capsys, line):
             "--space smoke --resume --retry stopped",
             "--retry cannot be 'stopped'; expected one of diverged, failed",
         ),
+        ("--replay runs/a/b-r0 --trials 3", "--replay goes without other options; leave them out"),
         ("--space smoke --workers 5", "--workers 5 is more than this machine's 4 CPUs"),
         ("--space smoke --gpus-per-worker 1", "the workers need 1 GPU, this machine has 0 GPUs"),
         ("--space smoke --workers 3", "training.batch_size 50 does not split evenly over 3 workers"),

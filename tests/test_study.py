@@ -1,6 +1,8 @@
 """Whole studies with a real Ray, as a user starts them: finished, killed and resumed, on two workers."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.compute as pc
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -38,6 +41,11 @@ def run(environment, out, *options, space="smoke"):
         text=True,
         timeout=280,
     )
+
+
+def replayed(environment, path):
+    command = [sys.executable, "study/run.py", "--replay", str(path)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +116,35 @@ def test_a_finished_study_is_not_trained_again(undisturbed, environment):
     said = run(environment, out, "--training.epochs", "4", "--resume")
     assert said.returncode == 0, said.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.parquet")}
+
+
+def test_a_trial_that_is_replayed_alone_gives_the_same_numbers(undisturbed, environment):
+    out, _ = undisturbed
+    name = min(trials(out))
+    count = sum(key[0] == name for key in measurements(out))
+    said = replayed(environment, out / name)
+    assert (said.returncode, said.stdout.splitlines()[-1]) == (0, f"{count} values equal"), said.stderr
+
+
+def test_a_replay_tells_numbers_that_differ(undisturbed, environment, tmp_path):
+    out, _ = undisturbed
+    name = min(trials(out))
+    (tmp_path / "results" / "trials").mkdir(parents=True)
+    row = store.read(out).trials.filter(pc.equal(store.read(out).trials["trial_id"], name)).to_pylist()[0]
+    config = json.loads(row["config"])
+    config["training"]["epochs"] = 1
+    config["evaluation"]["probe_samples"] = 100
+    store.write_trial(tmp_path, {**row, "config": json.dumps(config)}, {})
+    rows = [each for each in store.read_measurements(out, name) if each["epoch"] == 1]
+    rows[-1]["value"] += 1e-12
+    rows[0]["metric"] = "invented"
+    store.write_measurements(tmp_path, name, rows)
+    said = replayed(environment, tmp_path / name)
+    assert said.returncode == 1, said.stderr
+    assert f"{rows[-1]['value']!r}" in said.stdout
+    assert "epoch 1 train invented: " in said.stdout
+    assert re.search(r"values? equal, \d+ differences", said.stdout)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def _kill_tree(process):

@@ -1,0 +1,74 @@
+"""Which trials are replayed, and which are refused with one sentence; test_study.py replays a real one."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+import torch
+
+from study import store
+from study.config import TrialConfig
+from study.record import num_threads
+from study.replay import replay
+
+
+def write(out, **changes):
+    texts = dict.fromkeys(("study", "space", "error", "host", "commit", "objective_metric"), "")
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    row = {
+        **texts,
+        **{"trial_id": "abc-r0", "config_hash": "abc", "replicate": 0, "seed": 0, "state": "COMPLETE"},
+        **{"epochs": 1, "started_at": now, "finished_at": now, "wall_s": 1.0, "device_s": 1.0},
+        **{"samples_per_s": 1.0, "peak_memory_gib": 1.0, "workers": 1, "device": "cpu x 1 threads"},
+        **{"dirty": False, "versions": "{}", "objective_value": 0.5},
+        "config": json.dumps(TrialConfig().to_dict()),
+        **changes,
+    }
+    store.write_trial(out, row, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"trial_id": "def-r0"}, "no trial 'abc-r0' has ended in"),
+        ({"state": "FAILED"}, "abc-r0 failed, so there is nothing to compare; --resume --retry failed tries"),
+        ({"workers": 2}, "abc-r0 was trained by 2 workers; a replay has but one"),
+        ({"device": "NVIDIA H1000"}, "abc-r0 was trained on NVIDIA H1000, this machine has"),
+        ({"device": ""}, "abc-r0 was trained on an unknown device, this machine has"),
+    ],
+)
+def test_refuses_in_one_sentence(tmp_path, changes, sentence):
+    write(tmp_path, **changes)
+    with pytest.raises(ValueError, match=sentence):
+        replay(tmp_path / "abc-r0")
+
+
+def test_refuses_a_folder_without_study(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no study; give --replay RUN/TRIAL_ID"):
+        replay(tmp_path / "abc-r0")
+
+
+def test_finds_the_threads_that_a_trial_had():
+    assert [num_threads(each) for each in ("cpu x 12 threads", "NVIDIA H100", "")] == [12, None, None]
+
+
+def test_a_trial_that_diverged_is_to_diverge_again(tmp_path, monkeypatch):
+    wild = TrialConfig().with_fields({"training.epochs": 1})
+    seen = []
+
+    def diverge(config, device):
+        seen.append((config, device, torch.get_num_threads()))
+        yield from ()
+        raise store_error
+
+    from mmjsd.train import DivergedError
+
+    store_error = DivergedError("loss is nan")
+    monkeypatch.setattr("study.replay.run_trial", diverge)
+    changes = {"state": "DIVERGED", "config": json.dumps(wild.to_dict()), "device": "cpu x 2 threads"}
+    write(tmp_path, **changes, error="loss is nan")
+    assert replay(tmp_path / "abc-r0").differences == ()
+    assert seen == [(wild, "cpu", 2)]
+    assert torch.get_num_threads() == 1
+    write(tmp_path, **changes, error="loss is inf")
+    assert replay(tmp_path / "abc-r0").differences == ("ended with 'loss is inf', now with 'loss is nan'",)
