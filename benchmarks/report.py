@@ -143,6 +143,7 @@ def _trial(level: float, epochs: int) -> dict[str, object]:
         "device": "cpu",
         "host": "host",
         "commit": "0123456",
+        "phase": "search",
         "dirty": False,
         "versions": "{}",
         "objective_metric": "mean_coherence",

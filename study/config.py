@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -107,6 +107,19 @@ class TrialConfig:
         return dataclasses.replace(self, seed=seed)
 
 
+FIRST_FRESH = 1000
+"""The first replicate of a config's confirmation; so no seed is one of the search's, however that grows."""
+
+
+def field_value(config: TrialConfig, path: str) -> Any:
+    """What a trial has at a dotted path, which `TrialConfig.with_fields` sets."""
+    section, name, *modality = path.split(".")
+    value = config.resolved().to_dict()[section][name]
+    if isinstance(value, dict) and modality:
+        return value[modality[0]]
+    return tuple(value) if isinstance(value, list) else value
+
+
 def trial_id(config_hash: str, replicate: int) -> str:
     """The name of one training; content-addressed, so that none is trained twice."""
     return f"{config_hash}-r{replicate}"
@@ -132,8 +145,23 @@ def _adapter() -> TypeAdapter[TrialConfig]:
     return TypeAdapter(TrialConfig)
 
 
-OBJECTIVE_METRIC = "mean_coherence"
-"""What a study maximises: on validation, several given modalities as their product."""
+Objective = Literal["mean_coherence", "random_coherence", "probe_accuracy", "log_likelihood"]
+"""What a study may maximise: a validation metric, given nothing or all modalities, these as their product."""
+
+LATE_OBJECTIVES: frozenset[Objective] = frozenset({"log_likelihood"})
+"""Those that cost so much that the validation split has them after the last epoch alone."""
+
+
+def objective_curve(rows: Iterable[Mapping[str, Any]], metric: str) -> dict[int, float]:
+    """An objective by epoch, from one trial's rows of the table `measurements`."""
+    found: dict[int, Mapping[str, Any]] = {}
+    for row in rows:
+        is_whole = row["posterior"] != "mixture" and row["target"] in ("", "joint")
+        if is_whole and (row["split"], row["metric"]) == ("validation", metric):
+            known = found.setdefault(row["epoch"], row)
+            if row["given"].count("+") > known["given"].count("+"):
+                found[row["epoch"]] = row
+    return {epoch: row["value"] for epoch, row in found.items()}
 
 
 class ClusterError(ValueError):
@@ -143,6 +171,7 @@ class ClusterError(ValueError):
 Preset = Literal["laptop", "paper"]
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "nsga2", "cmaes"]
 Scheduler = Literal["none", "asha", "median"]
+Phase = Literal["search", "confirm"]
 Retry = Literal["failed", "diverged"]
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
@@ -203,6 +232,16 @@ class StudyConfig:
     replicates: int = 2
     """Trainings of each config, each with its own seed."""
 
+    objectives: tuple[Objective, ...] = ("mean_coherence",)
+    """What is maximised, on validation. Several give a Pareto study: all count alike, the first ranks."""
+
+    confirm: int = 0
+    """After the search: train so many of its best configs and the base config with fresh seeds, and judge
+    by these alone."""
+
+    confirm_replicates: int | None = None
+    """Trainings of each config that is confirmed. None: as many as --replicates."""
+
     sampler: Sampler | None = None
     """Proposes the configs. None: grid if every varied field has a few values, else tpe."""
 
@@ -246,9 +285,18 @@ class StudyConfig:
     """Seeds the sampler, and with config and replicate every trial."""
 
     def __post_init__(self) -> None:
-        for name in ("trials", "replicates", "workers", "max_concurrent"):
+        for name in ("trials", "replicates", "confirm_replicates", "workers", "max_concurrent"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}")
+        require(self.replicates <= FIRST_FRESH, f"replicates must be <= {FIRST_FRESH}, got {self.replicates}")
+        require(self.confirm >= 0, f"confirm must be >= 0, got {self.confirm}")
+        require(
+            self.confirm > 0 or self.confirm_replicates is None,
+            "--confirm-replicates goes with --confirm; add it, or leave --confirm-replicates out",
+        )
+        twice = [each for each in self.objectives if self.objectives.count(each) > 1]
+        require(not twice, f"--objectives names {twice[0] if twice else ''} twice; leave one out")
+        require(bool(self.objectives), "--objectives needs a value")
         gpus = self.gpus_per_worker
         require(gpus is None or (isfinite(gpus) and gpus >= 0), f"gpus_per_worker must be >= 0, got {gpus}")
         samples = self.budget_samples
@@ -282,10 +330,15 @@ class Study:
     sampler: Sampler
     scheduler: Scheduler
 
+    objectives: tuple[Objective, ...]
     trials: int
     """Number of configs; with the grid sampler the first of `space.grid()`."""
 
     replicates: int
+    confirm: int
+    """Number of configs, besides the base config, that are trained with fresh seeds; 0: no confirmation."""
+
+    confirm_replicates: int
     seed: int
     workers: int
     gpus_per_worker: float

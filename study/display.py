@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from study import store
-from study.config import OBJECTIVE_METRIC
 from study.record import Trial
 
 
@@ -21,9 +20,11 @@ class Display:
         name: the study's.
         num_trials: that are to be trained now.
         epochs: of each trial.
+        metric: the objective that is shown.
     """
 
-    def __init__(self, name: str, num_trials: int, epochs: int) -> None:
+    def __init__(self, name: str, num_trials: int, epochs: int, metric: str) -> None:
+        self._metric = metric
         self._console = console = Console(stderr=True)
         self._epochs, self._total = epochs, num_trials * epochs
         self._started = time.monotonic()
@@ -67,7 +68,7 @@ class Display:
         self._epochs_done += 1
         self._progress.update(self._tasks[name], completed=epoch)
         if value is not None:
-            self._progress.update(self._tasks[name], note=f"{OBJECTIVE_METRIC} {value:.3f}")
+            self._progress.update(self._tasks[name], note=f"{self._metric} {value:.3f}")
 
     def ended(self, trial: Trial) -> None:
         """A trial has ended in whatever way; the tables know which. One that went wrong is told at once."""
@@ -91,9 +92,7 @@ class Display:
         states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(self._states.items()))
         table.add_row("ended", states or "none yet")
         if self._best is not None:
-            table.add_row(
-                "best", f"{OBJECTIVE_METRIC} {self._best[0]:.3f} on validation with {self._best[1]}"
-            )
+            table.add_row("best", f"{self._metric} {self._best[0]:.3f} on validation with {self._best[1]}")
         table.add_row("time", f"{_duration(time.monotonic() - self._started)} so far{self._left()}")
         return Group(self._progress, table, Text(""))
 

@@ -14,17 +14,20 @@ from typing import Any
 
 from mmjsd.config import require
 from mmjsd.data import DATASETS
-from study.config import OBJECTIVE_METRIC, Study
+from study.config import Study
 from study.space import Question
 
 _PACKAGES = ("ray", "torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "pyarrow", "pydantic")
 """Those whose version may change a number."""
 
-_SAME = ("space", "sampler", "scheduler", "seed")
+_SAME = ("space", "objectives", "sampler", "scheduler", "seed")
 """What a study keeps for life, besides its fields and domains."""
 
-_GROWS = ("trials", "replicates")
+_GROWS = ("trials", "replicates", "confirm", "confirm_replicates")
 """What may grow when a study is resumed."""
+
+_ADDED = {"objectives": ["mean_coherence"], "confirm": 0, "confirm_replicates": 0}
+"""What a study.json may lack that an earlier version wrote, and what that version did."""
 
 
 def study_values(study: Study, question: Question, command: Sequence[str]) -> dict[str, Any]:
@@ -40,8 +43,11 @@ def study_values(study: Study, question: Question, command: Sequence[str]) -> di
         "scheduler": study.scheduler,
         "trials": study.trials,
         "replicates": study.replicates,
+        "confirm": study.confirm,
+        "confirm_replicates": study.confirm_replicates,
         "seed": study.seed,
-        "objective_metric": OBJECTIVE_METRIC,
+        "objective_metric": study.objectives[0],
+        "objectives": list(study.objectives),
         "base": study.base.resolved().to_dict(),
         "domains": {path: domain.to_json() for path, domain in study.space.domains.items()},
         "workers": study.workers,
@@ -66,7 +72,7 @@ def stored_values(out: Path, resume: bool) -> dict[str, Any] | None:
         return None
     require(file.is_file(), f"nothing to resume: there is no {file}; leave out --resume to start a study")
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        values: dict[str, Any] = {**_ADDED, **json.loads(file.read_text(encoding="utf-8"))}
     except ValueError:
         raise ValueError(f"{file} is damaged: it is no JSON; choose another --out") from None
     missing = [name for name in (*_SAME, *_GROWS, "preset", "base", "domains") if name not in values]

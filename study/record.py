@@ -24,7 +24,7 @@ from mmjsd.batches import Workers
 from mmjsd.metrics import Score
 from mmjsd.train import DivergedError, latest_checkpoint, read_notes
 from study import store
-from study.config import OBJECTIVE_METRIC, TrialConfig, trial_id
+from study.config import Objective, Phase, TrialConfig, objective_curve, trial_id
 from study.trial import Measurement, run_trial
 
 
@@ -40,6 +40,10 @@ class Trial:
     """The swept fields' values, by dotted path."""
 
     replicate: int
+    phase: Phase
+    objectives: tuple[Objective, ...]
+    """Validation metrics that the study maximises; the first ranks."""
+
     workers: int
     commit: str
     dirty: bool
@@ -72,16 +76,15 @@ def record(trial: Trial, device: torch.device | str, report: Callable[[dict[str,
     Args:
         trial: what to train.
         device: where.
-        report: called after each epoch with "epoch" and, where evaluated, the objective. It may end this
-            thread, when a scheduler stops the trial.
+        report: called after each epoch with "epoch" and, where evaluated, the objectives by name. It may
+            end this thread, when a scheduler stops the trial.
     """
     recorder = _Recorder(trial, device)
     state, error = "COMPLETE", ""
     try:
-        for measurement in run_trial(trial.config, recorder.resume, device):
+        for measurement in run_trial(trial.config, recorder.resume, device, trial.objectives):
             recorder.keep(measurement)
-            value = {} if measurement.objective is None else {OBJECTIVE_METRIC: measurement.objective}
-            report({"epoch": measurement.epoch, **value})
+            report({"epoch": measurement.epoch, **recorder.objectives(measurement.epoch)})
     except DivergedError as diverged:
         state, error = "DIVERGED", str(diverged)
     except Exception:
@@ -108,12 +111,10 @@ class _Recorder:
         self.started = time.perf_counter()
         rows = store.read_measurements(trial.out, trial.trial_id) if self.leads else []
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
-        self.objective: float | None = None
         self.board: SummaryWriter | None = None
         if self.leads:
             folder = trial.out / "tensorboard" / trial.trial_id
             self.board = SummaryWriter(str(folder), purge_step=self.epoch + 1)
-            self._restore_objective()
 
     def keep(self, measurement: Measurement) -> None:
         """Make one epoch's numbers safe, then its checkpoint."""
@@ -121,11 +122,10 @@ class _Recorder:
         self.train_s += measurement.wall_s
         self.evaluation_s += measurement.evaluation_s
         self.num_samples += measurement.num_samples
-        self.objective = measurement.objective if measurement.objective is not None else self.objective
-        if not self.leads:
-            return
         for split, scores in measurement.scores.items():
             self.rows += [self._row(split, score) for score in scores]
+        if not self.leads:
+            return
         store.write_measurements(self.trial.out, self.trial.trial_id, self.rows)
         self._draw(measurement)
         notes = {
@@ -160,11 +160,16 @@ class _Recorder:
             "peak_memory_gib": self._peak_memory_gib(),
             "device": _device_name(self.device),
             "host": socket.gethostname(),
-            "objective_value": self.objective if state == "COMPLETE" else None,
         }
-        store.write_trial(self.trial.out, row, self.trial.params)
+        values = self.objectives(self.epoch) if state == "COMPLETE" else {}
+        _write_row(self.trial, row, values)
         if state == "FAILED":
             shutil.rmtree(self.trial.checkpoints, ignore_errors=True)
+
+    def objectives(self, epoch: int) -> dict[str, float]:
+        """The objectives that this epoch has, by name."""
+        curves = {name: objective_curve(self.rows, name) for name in self.trial.objectives}
+        return {name: curve[epoch] for name, curve in curves.items() if epoch in curve}
 
     @property
     def wall_s(self) -> float:
@@ -207,11 +212,6 @@ class _Recorder:
                 Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
                 os.replace(temporary, folder / f"{name}.png")
 
-    def _restore_objective(self) -> None:
-        for row in self.rows:
-            if (row["split"], row["metric"], row["posterior"]) == ("validation", OBJECTIVE_METRIC, "product"):
-                self.objective = row["value"]
-
     def _peak_memory_gib(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
@@ -239,9 +239,16 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
         "peak_memory_gib": None,
         "device": notes.get("device", ""),
         "host": notes.get("host", ""),
-        "objective_value": None,
     }
-    store.write_trial(trial.out, row, trial.params)
+    _write_row(trial, row, {})
+
+
+def _write_row(trial: Trial, row: Mapping[str, Any], values: Mapping[str, float]) -> None:
+    """Write an ended trial's row with its objectives, as far as it has them."""
+    first, *others = trial.objectives
+    further: dict[str, float | None] = {name: values.get(name) for name in trial.objectives if others}
+    whole = {**row, "objective_metric": first, "objective_value": values.get(first)}
+    store.write_trial(trial.out, whole, trial.params, further)
 
 
 def _identity(trial: Trial) -> dict[str, Any]:
@@ -251,12 +258,12 @@ def _identity(trial: Trial) -> dict[str, Any]:
         "trial_id": trial.trial_id,
         "config_hash": trial.config_hash,
         "replicate": trial.replicate,
+        "phase": trial.phase,
         "seed": trial.config.seed,
         "workers": trial.workers,
         "commit": trial.commit,
         "dirty": trial.dirty,
         "versions": trial.versions,
-        "objective_metric": OBJECTIVE_METRIC,
         "config": json.dumps(trial.config.resolved().to_dict(), sort_keys=True),
     }
 

@@ -59,7 +59,7 @@ def replay(path: Path) -> Replay:
     torch.set_num_threads(threads)
     try:
         with threadpoolctl.threadpool_limits(threads):
-            for measurement in run_trial(config, device=device):
+            for measurement in run_trial(config, device=device, objectives=_objectives(row)):
                 _log.info("epoch %d of %d", measurement.epoch, config.training.epochs)
                 for split, scores in measurement.scores.items():
                     scored = ({**vars(score), "split": split, "epoch": measurement.epoch} for score in scores)
@@ -90,6 +90,12 @@ def _row(out: Path, name: str) -> Mapping[str, Any]:
     workers = row["workers"]
     require(workers == 1, f"{name} was trained by {workers} workers; a replay has but one, and so other sums")
     return row
+
+
+def _objectives(row: Mapping[str, Any]) -> list[Any]:
+    """What the trial's study maximised, and so what was measured on validation."""
+    several = [name.removeprefix("objective.") for name in row if name.startswith("objective.")]
+    return several or [row["objective_metric"]]
 
 
 def _device(row: Mapping[str, Any], path: Path) -> str:

@@ -19,7 +19,17 @@ if __name__ == "__main__":  # study/ itself would come first, and its config.py 
 from mmjsd import data as datasets
 from mmjsd.config import require
 from study import manifest
-from study.config import PRESETS, ClusterError, Preset, Sampler, Study, StudyConfig, TrialConfig, seconds
+from study.config import (
+    LATE_OBJECTIVES,
+    PRESETS,
+    ClusterError,
+    Preset,
+    Sampler,
+    Study,
+    StudyConfig,
+    TrialConfig,
+    seconds,
+)
 from study.options import asks_for_help, parse, parse_study
 from study.space import Question, SearchSpace, list_questions, load_question
 
@@ -98,10 +108,9 @@ def read_command_line(argv: Sequence[str]) -> Request:
     fields = {**PRESETS[preset], **question.space.base}
     fields["data.name"] = early.dataset or fields["data.name"]
     data_set = TrialConfig().with_fields({"data.name": fields["data.name"]})
-    kept = ("trials", "replicates", "sampler", "scheduler", "seed")
-    defaults = StudyConfig(
-        preset=preset, out=Path("runs", question.name), **{name: stored[name] for name in kept if stored}
-    )
+    kept = {name: stored[name] for name in _KEPT if stored and stored[name]}
+    kept["objectives"] = tuple(kept.get("objectives", StudyConfig().objectives))
+    defaults = StudyConfig(preset=preset, out=Path("runs", question.name), **kept)
     spaces = "".join(f"\n- {name}: {title}" for name, title in list_questions(SPACES).items())
     options, given = parse(argv, defaults, data_set.with_fields(fields), _HELP + spaces)
     for path, value in given.items():
@@ -143,6 +152,12 @@ def plan(request: Request) -> Study:
         for params in space.grid()[:trials]:
             space.decode(params, base)
 
+    _check_objectives(options, sampler, base)
+    if options.confirm:
+        require(
+            bool(space.domains), "the space varies no field, so there is nothing for --confirm to compare"
+        )
+
     gpus = manifest.gpus()
     gpus_per_worker = options.gpus_per_worker
     if gpus_per_worker is None:
@@ -164,8 +179,11 @@ def plan(request: Request) -> Study:
         preset=request.preset,
         sampler=sampler,
         scheduler=options.scheduler or "none",
+        objectives=options.objectives,
         trials=trials,
         replicates=options.replicates,
+        confirm=options.confirm,
+        confirm_replicates=(options.confirm_replicates or options.replicates) if options.confirm else 0,
         seed=options.seed,
         workers=options.workers,
         gpus_per_worker=gpus_per_worker,
@@ -184,10 +202,20 @@ def describe(study: Study, question: Question) -> str:
     """What a dry run prints: the size of the study, then its configs, or its domains if they are drawn."""
     varied = study.space.domains
     count = f"{_count(study.trials, 'config')} x {_count(study.replicates, 'replicate')}"
-    facts: dict[str, Any] = {"sampler": study.sampler, "scheduler": study.scheduler, "seed": study.seed}
+    total = study.trials * study.replicates
+    if study.confirm:
+        confirmed = study.confirm + 1  # with the base config
+        count += f" + {confirmed} to confirm x {_count(study.confirm_replicates, 'replicate')}"
+        total += confirmed * study.confirm_replicates
+    facts: dict[str, Any] = {
+        "objectives": study.objectives,
+        "sampler": study.sampler,
+        "scheduler": study.scheduler,
+        "seed": study.seed,
+    }
     facts |= {path: attrgetter(path)(study.base) for path in _SIZES if path not in study.space.varied}
     facts |= {"workers": study.workers, "GPUs per worker": study.gpus_per_worker, "folder": study.out}
-    lines = [f"{study.name}: {question.title}", f"{count} = {study.trials * study.replicates} trials", ""]
+    lines = [f"{study.name}: {question.title}", f"{count} = {total} trials", ""]
     lines += [f"{name:<{max(map(len, facts))}}  {_shown(value)}" for name, value in facts.items()]
     if varied:
         lines.append("")
@@ -202,6 +230,18 @@ def describe(study: Study, question: Question) -> str:
             lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     return "\n".join(lines) + "\n"
 
+
+_KEPT = (
+    "trials",
+    "replicates",
+    "confirm",
+    "confirm_replicates",
+    "objectives",
+    "sampler",
+    "scheduler",
+    "seed",
+)
+"""Options that a study that is resumed has from its study.json."""
 
 _SIZES = (
     "data.name",
@@ -329,6 +369,31 @@ def _budget(options: StudyConfig, space: SearchSpace) -> tuple[Sampler, int]:
     if options.trials is not None and options.trials > size:
         _log.info("--trials %d is cut to the grid's %s", options.trials, _count(size, "config"))
     return sampler, min(options.trials or size, size)
+
+
+def _check_objectives(options: StudyConfig, sampler: Sampler, base: TrialConfig) -> None:
+    """Refuse what several objectives, or one that is measured late, rule out."""
+    several, scheduler = len(options.objectives) > 1, options.scheduler or "none"
+    require(
+        not (several and sampler == "cmaes"),
+        "--sampler cmaes seeks one objective; choose another sampler, or name one of the --objectives",
+    )
+    require(
+        not (several and scheduler != "none"),
+        f"--scheduler {scheduler} judges by one objective; leave it out, or name one of the --objectives",
+    )
+    require(
+        not (several and options.confirm),
+        "--confirm ranks by one objective; leave it out, or name one of the --objectives",
+    )
+    for late in LATE_OBJECTIVES.intersection(options.objectives):
+        require(
+            scheduler == "none",
+            f"{late} is measured after the last epoch alone, too late for --scheduler {scheduler}; "
+            "leave it out, or choose other --objectives",
+        )
+        draws = base.evaluation.importance_samples
+        require(draws > 0, f"{late} needs evaluation.importance_samples >= 1, got {draws}")
 
 
 def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) -> None:

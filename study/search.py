@@ -6,7 +6,7 @@ import logging
 import shutil
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -17,10 +17,22 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from study import store
-from study.config import OBJECTIVE_METRIC, Study, TrialConfig, trial_id
+from study.config import (
+    FIRST_FRESH,
+    Phase,
+    Study,
+    TrialConfig,
+    field_paths,
+    field_value,
+    objective_curve,
+    trial_id,
+)
 from study.record import Trial
 
 _log = logging.getLogger(__name__)
+
+Values = tuple[float, ...]
+"""A trial's objectives, in the study's order."""
 
 _AGAIN = "again"
 """User attribute of an Optuna trial that repeats one whose config was retried: the number of that one."""
@@ -33,13 +45,21 @@ class _Config:
     params: dict[str, Any]
     config: TrialConfig
     numbers: list[int] = field(default_factory=list)
-    values: dict[int, float | None] = field(default_factory=dict)
+    values: dict[int, Values | None] = field(default_factory=dict)
     """By replicate that has ended; none where it diverged, failed or was stopped."""
 
     curve: dict[int, dict[int, float]] = field(default_factory=dict)
-    """By epoch, then replicate: the objective on the way."""
+    """By epoch, then replicate: the first objective on the way."""
 
     is_stopped: bool = False
+
+    @property
+    def means(self) -> Values | None:
+        """Over replicates; none if one of them has no values."""
+        values = [each for each in self.values.values() if each is not None]
+        if not values or len(values) < len(self.values):
+            return None
+        return tuple(sum(each) / len(values) for each in zip(*values, strict=True))
 
 
 class Search:
@@ -48,6 +68,9 @@ class Search:
     An Optuna trial is a config; its value is the mean over the config's replicates. What the
     tables hold as ended is served again only if the study retries its state, so a study that was killed
     goes on, and one whose budget was raised is extended, in the same way: by serving what is missing.
+
+    When all has ended, the confirmation trains the best configs and the base config with fresh seeds, of
+    which the sampler hears nothing.
     """
 
     def __init__(self, study: Study) -> None:
@@ -58,7 +81,7 @@ class Search:
         self._optuna = optuna.create_study(
             storage=storage,
             study_name=study.name,
-            direction="maximize",
+            directions=["maximize"] * len(study.objectives),
             pruner=_pruner(study),
             load_if_exists=True,
         )
@@ -79,29 +102,49 @@ class Search:
             if not trial.state.is_finished():
                 self._running[trial.number] = optuna.Trial(self._optuna, trial._trial_id)
             self._adopt(trial.number, json.loads(trial.user_attrs["params"]) if trial.user_attrs else None)
+        self._is_confirming = False
+        if study.confirm and self._search_has_ended:
+            self._confirm()
 
     def next(self) -> Trial | None:
-        """A trial that has yet to be trained; none when the study has all its trials."""
-        while not self._queue:
-            if self._num_proposed >= self.study.trials:
-                return None
+        """A trial that has yet to be trained; none when there is none, or none yet: see `is_waiting`."""
+        while not self._queue and self._num_proposed < self.study.trials:
             self._propose()
+        if self.study.confirm and self._search_has_ended:
+            self._confirm()
+        if not self._queue:
+            return None
         trial = self._queue.popleft()
         self._forget(trial)
         self._num_running += 1
         return trial
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether there may be further trials once those that are running have ended."""
+        return self.study.confirm > 0 and not self._is_confirming
+
+    @property
     def num_missing(self) -> int:
         """Trials that have yet to end, with those that the sampler has yet to propose."""
-        unproposed = max(0, self.study.trials - self._num_proposed) * self.study.replicates
-        return self._num_running + len(self._queue) + unproposed
+        study = self.study
+        unproposed = max(0, study.trials - self._num_proposed) * study.replicates
+        unconfirmed = (study.confirm + 1) * study.confirm_replicates if self.is_waiting else 0
+        return self._num_running + len(self._queue) + unproposed + unconfirmed
+
+    @property
+    def _search_has_ended(self) -> bool:
+        is_proposed = self._num_proposed >= self.study.trials
+        return is_proposed and not self._queue and not self._num_running and not self._is_confirming
 
     def reported(self, trial: Trial, epoch: int, value: float) -> bool:
-        """Take note of a running trial's objective; whether its config is unpromising and should stop.
+        """Take note of a running trial's first objective; whether its config is unpromising and should stop.
 
-        A config is judged at an epoch when all its replicates have reached it, by their mean.
+        A config is judged at an epoch when all its replicates have reached it, by their mean. Nothing is
+        judged while configs are confirmed, nor by several objectives: Optuna cannot.
         """
+        if trial.phase == "confirm" or len(self.study.objectives) > 1:
+            return False
         config = self._configs[trial.config_hash]
         values = config.curve.setdefault(epoch, {})
         is_news = trial.replicate not in values  # not so after a crash
@@ -116,13 +159,17 @@ class Search:
 
     def is_stopped(self, trial: Trial) -> bool:
         """Whether the trial's config was found unpromising."""
-        return self._configs[trial.config_hash].is_stopped
+        return trial.phase == "search" and self._configs[trial.config_hash].is_stopped
 
-    def ended(self, trial: Trial, value: float | None) -> None:
-        """Take note of a trial's value: none if it diverged, failed or was stopped."""
+    def ended(self, trial: Trial) -> None:
+        """Take note of a trial that has ended: its row is in the table."""
         self._num_running -= 1
+        if trial.phase == "confirm":
+            return
+        row = store.read_trial(trial.out, trial.trial_id)
+        assert row is not None, trial.trial_id
         config = self._configs[trial.config_hash]
-        config.values[trial.replicate] = _finite(value)
+        config.values[trial.replicate] = self._values(row)
         if len(config.values) == self.study.replicates:
             for number in config.numbers:
                 self._tell(number, config)
@@ -159,12 +206,14 @@ class Search:
         for replicate in range(self.study.replicates if not known else 0):
             row = self._ended.get(trial_id(key, replicate))
             if row is None:
-                self._queue.append(self._trial(config, replicate))
+                self._queue.append(self._trial(config, replicate, "search"))
             else:
-                config.values[replicate] = _finite(row["objective_value"])
+                config.values[replicate] = self._values(row)
                 config.is_stopped |= row["state"] == "STOPPED"
-            for epoch, value in self._curve(trial_id(key, replicate)):
-                config.curve.setdefault(epoch, {})[replicate] = value
+            if number in self._running:
+                rows = store.read_measurements(self.study.out, trial_id(key, replicate))
+                for epoch, value in objective_curve(rows, self.study.objectives[0]).items():
+                    config.curve.setdefault(epoch, {})[replicate] = value
         if len(config.values) == self.study.replicates:
             self._tell(number, config)
 
@@ -178,33 +227,55 @@ class Search:
 
     def _tell(self, number: int, config: _Config) -> None:
         self._running.pop(number, None)
-        values = [value for value in config.values.values() if value is not None]
-        if len(values) == len(config.values):
-            value = sum(values) / len(values)
-            told = self._optuna.tell(number, value, skip_if_finished=True)
+        means = config.means
+        if means is not None:
+            told = self._optuna.tell(number, list(means), skip_if_finished=True)
             if told.state == TrialState.FAIL and number not in self._told_again:
-                self._tell_again(told, value)
+                self._tell_again(told, means)
         elif config.is_stopped:
             self._optuna.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
             self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def _tell_again(self, told: optuna.trial.FrozenTrial, value: float) -> None:
+    def _tell_again(self, told: optuna.trial.FrozenTrial, means: Values) -> None:
         """Tell the sampler what a retried config is worth, by another trial: an ended one stays as it is."""
         self._told_again.add(told.number)
         attributes = {**told.user_attrs, _AGAIN: told.number}
         trial = optuna.trial.create_trial(
-            params=told.params, distributions=told.distributions, user_attrs=attributes, value=value
+            params=told.params, distributions=told.distributions, user_attrs=attributes, values=list(means)
         )
         self._optuna.add_trial(trial)
 
-    def _curve(self, name: str) -> Iterator[tuple[int, float]]:
-        """The objective of a trial on its way, as far as the tables hold it."""
-        for row in store.read_measurements(self.study.out, name):
-            if (row["split"], row["metric"], row["posterior"]) == ("validation", OBJECTIVE_METRIC, "product"):
-                yield row["epoch"], row["value"]
+    def _confirm(self) -> None:
+        """Queue what is missing of the confirmation: of the best configs by their means, and of the base."""
+        self._is_confirming = True
+        study = self.study
+        base_hash = study.base.config_hash()
+        ranked = sorted(
+            (-means[0], key)
+            for key, config in self._configs.items()
+            if (means := config.means) is not None and key != base_hash
+        )
+        chosen = [self._configs[key] for _, key in ranked[: study.confirm]]
+        if not chosen:
+            return
+        known = field_paths(study.base)  # the name of a case is none of them
+        paths = dict.fromkeys(path for config in self._configs.values() for path in config.params)
+        base = _Config({path: field_value(study.base, path) for path in paths if path in known}, study.base)
+        for config in (base, *chosen):
+            for replicate in range(FIRST_FRESH, FIRST_FRESH + study.confirm_replicates):
+                trial = self._trial(config, replicate, "confirm")
+                if trial.trial_id not in self._ended:
+                    self._queue.append(trial)
 
-    def _trial(self, config: _Config, replicate: int) -> Trial:
+    def _values(self, row: Mapping[str, Any]) -> Values | None:
+        """The objectives in a trial's row, if it has them all."""
+        names = self.study.objectives
+        columns = [f"objective.{name}" for name in names] if len(names) > 1 else ["objective_value"]
+        values = tuple(row[column] for column in columns)
+        return values if all(value is not None and isfinite(value) for value in values) else None
+
+    def _trial(self, config: _Config, replicate: int, phase: Phase) -> Trial:
         study = self.study
         return Trial(
             study=study.name,
@@ -213,15 +284,13 @@ class Search:
             config=config.config.for_replicate(study.seed, replicate),
             params=config.params,
             replicate=replicate,
+            phase=phase,
+            objectives=study.objectives,
             workers=study.workers,
             commit=study.commit,
             dirty=study.dirty,
             versions=study.versions,
         )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and isfinite(value) else None
 
 
 def _sampler(name: str, study_seed: int, position: int) -> optuna.samplers.BaseSampler:

@@ -1,7 +1,7 @@
 """One trial as a plain generator: data, model and classifiers from a config, then epochs with scores."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import isfinite
@@ -20,7 +20,7 @@ from mmjsd.metrics import Score, classifier_scores, evaluate
 from mmjsd.model import MultimodalVae
 from mmjsd.pictures import Picture
 from mmjsd.train import DivergedError, TrainingState, fit, load_checkpoint, save_checkpoint
-from study.config import OBJECTIVE_METRIC, TrialConfig
+from study.config import LATE_OBJECTIVES, Objective, TrialConfig
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,6 @@ class Measurement:
     draw: Callable[[], Mapping[str, Picture]]
     """Pictures of what the model generates, by name."""
 
-    @property
-    def objective(self) -> float | None:
-        """The value that the study maximises; none where the epoch was not evaluated."""
-        values = [
-            score.value
-            for score in self.scores.get("validation", [])
-            if (score.metric, score.posterior) == (OBJECTIVE_METRIC, "product")
-        ]
-        return values[0] if values else None
-
 
 @dataclass(frozen=True)
 class _Material:
@@ -66,7 +56,10 @@ class _Material:
 
 
 def run_trial(
-    config: TrialConfig, resume: Path | None = None, device: torch.device | str = "cpu"
+    config: TrialConfig,
+    resume: Path | None = None,
+    device: torch.device | str = "cpu",
+    objectives: Collection[Objective] = (),
 ) -> Iterator[Measurement]:
     """Train and evaluate one config with its seed, one measurement an epoch.
 
@@ -77,6 +70,7 @@ def run_trial(
         config: with its seed set.
         resume: a checkpoint folder that `Measurement.save` returned; none: from the start.
         device: where to train.
+        objectives: what the last epoch's validation is to have, also where it costs much.
 
     Raises:
         DivergedError: when the loss or a metric is not finite.
@@ -99,7 +93,8 @@ def run_trial(
         scores = {"train": [Score("loss", epoch.loss, None, epoch.num_samples)]}
         splits = {"validation"} if epoch.number % config.evaluation.every == 0 else set()
         for split in sorted({"validation", "test"} if epoch.number == last else splits):
-            scores[split] = _scores(model, material, split, config)
+            late = epoch.number == last and not LATE_OBJECTIVES.isdisjoint(objectives)
+            scores[split] = _scores(model, material, split, config, final=late or split == "test")
         if "test" in scores:
             scores["test"] += classifier_scores(material.classifiers)
         yield Measurement(
@@ -114,8 +109,10 @@ def run_trial(
         )
 
 
-def _scores(model: MultimodalVae, material: _Material, split: str, config: TrialConfig) -> list[Score]:
-    by_inception = split == "test" and config.evaluation.features == "inception"
+def _scores(
+    model: MultimodalVae, material: _Material, split: str, config: TrialConfig, *, final: bool
+) -> list[Score]:
+    by_inception = final and config.evaluation.features == "inception"
     try:
         scores = evaluate(
             model,
@@ -123,7 +120,7 @@ def _scores(model: MultimodalVae, material: _Material, split: str, config: Trial
             material.splits["train"],
             material.classifiers,
             config.evaluation,
-            split == "test",
+            final,
             _inception(config.data.dir, str(model.device)) if by_inception else None,
         )
     except FloatingPointError as error:

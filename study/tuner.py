@@ -13,7 +13,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from study import store
-from study.config import OBJECTIVE_METRIC, ClusterError, Study
+from study.config import ClusterError, Study
 from study.display import Display
 from study.record import Trial, record, record_end
 from study.search import Search
@@ -63,13 +63,14 @@ def run_study(study: Study) -> Outcome:
                 _train_by_workers(study.workers, study.gpus_per_worker),
                 {"CPU": 0, "memory": DRIVER_MEMORY},
             )
-        with Display(study.name, search.num_missing, study.base.training.epochs) as display:
+        metric = study.objectives[0]
+        with Display(study.name, search.num_missing, study.base.training.epochs, metric) as display:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=_Scheduler(search),
-                    metric=OBJECTIVE_METRIC,
+                    metric=metric,
                     mode="max",
                     num_samples=-1,
                     max_concurrent_trials=concurrent,
@@ -152,7 +153,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
     """
 
     def __init__(self, search: Search, budget_s: float) -> None:
-        super().__init__(metric=OBJECTIVE_METRIC, mode="max")
+        super().__init__(metric=search.study.objectives[0], mode="max")
         self._search = search
         self._running: dict[str, Trial] = {}
         self._ends_at = time.monotonic() + budget_s
@@ -162,10 +163,10 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         """Whether no further trial may start."""
         return time.monotonic() >= self._ends_at
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         trial = None if self.budget_is_spent else self._search.next()
         if trial is None:
-            return str(Searcher.FINISHED)
+            return None if self._search.is_waiting and not self.budget_is_spent else str(Searcher.FINISHED)
         self._running[trial_id] = trial
         return {"trial": trial}
 
@@ -183,7 +184,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             record_end(trial, "STOPPED")
         elif row is None:
             return
-        self._search.ended(trial, row["objective_value"] if row else None)
+        self._search.ended(trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -206,9 +207,10 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         return {}
 
     def on_trial_result(self, _: Any, trial: Any, result: dict[str, Any]) -> str:
-        if OBJECTIVE_METRIC not in result:
+        metric = self._search.study.objectives[0]
+        if metric not in result:
             return str(self.CONTINUE)
-        stop = self._search.reported(trial.config["trial"], result["epoch"], result[OBJECTIVE_METRIC])
+        stop = self._search.reported(trial.config["trial"], result["epoch"], result[metric])
         return str(self.STOP if stop else self.CONTINUE)
 
 
@@ -226,7 +228,7 @@ class _Follow(tune.Callback):  # type: ignore[misc]
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "epoch" in result:
-            value = result.get(OBJECTIVE_METRIC)
+            value = result.get(trial.config["trial"].objectives[0])
             self._display.progressed(trial.config["trial"], result["epoch"], value)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:

@@ -156,6 +156,7 @@ def _trial(
         "host": "host",
         "commit": "0123456",
         "dirty": False,
+        "phase": "search",
         "versions": "{}",
         "objective_metric": information["objective_metric"],
         "objective_value": level if state == "COMPLETE" else None,

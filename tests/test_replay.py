@@ -13,14 +13,15 @@ from study.replay import replay
 
 
 def write(out, **changes):
-    texts = dict.fromkeys(("study", "space", "error", "host", "commit", "objective_metric"), "")
+    texts = dict.fromkeys(("study", "space", "error", "host", "commit"), "")
     now = datetime(2026, 1, 2, tzinfo=UTC)
     row = {
         **texts,
         **{"trial_id": "abc-r0", "config_hash": "abc", "replicate": 0, "seed": 0, "state": "COMPLETE"},
         **{"epochs": 1, "started_at": now, "finished_at": now, "wall_s": 1.0, "device_s": 1.0},
         **{"samples_per_s": 1.0, "peak_memory_gib": 1.0, "workers": 1, "device": "cpu x 1 threads"},
-        **{"dirty": False, "versions": "{}", "objective_value": 0.5},
+        **{"phase": "search", "dirty": False, "versions": "{}", "objective_value": 0.5},
+        "objective_metric": "mean_coherence",
         "config": json.dumps(TrialConfig().to_dict()),
         **changes,
     }
@@ -56,8 +57,8 @@ def test_a_trial_that_diverged_is_to_diverge_again(tmp_path, monkeypatch):
     wild = TrialConfig().with_fields({"training.epochs": 1})
     seen = []
 
-    def diverge(config, device):
-        seen.append((config, device, torch.get_num_threads()))
+    def diverge(config, device, objectives):
+        seen.append((config, device, objectives, torch.get_num_threads()))
         yield from ()
         raise store_error
 
@@ -68,7 +69,7 @@ def test_a_trial_that_diverged_is_to_diverge_again(tmp_path, monkeypatch):
     changes = {"state": "DIVERGED", "config": json.dumps(wild.to_dict()), "device": "cpu x 2 threads"}
     write(tmp_path, **changes, error="loss is nan")
     assert replay(tmp_path / "abc-r0").differences == ()
-    assert seen == [(wild, "cpu", 2)]
+    assert seen == [(wild, "cpu", ["mean_coherence"], 2)]
     assert torch.get_num_threads() == 1
     write(tmp_path, **changes, error="loss is inf")
     assert replay(tmp_path / "abc-r0").differences == ("ended with 'loss is inf', now with 'loss is nan'",)

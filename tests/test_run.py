@@ -22,6 +22,7 @@ from study.record import Trial
 from study.run import main
 
 ROOT = Path(__file__).resolve().parents[1]
+BOTH = "--objectives mean_coherence log_likelihood"
 HEAVY = ("torch", "ray", "sklearn", "torchvision", "optuna", "pyarrow")
 
 
@@ -140,6 +141,27 @@ def refused(capsys, line):
             "--retry cannot be 'stopped'; expected one of diverged, failed",
         ),
         ("--replay runs/a/b-r0 --trials 3", "--replay goes without other options; leave them out"),
+        (
+            "--space smoke --objectives loss",
+            "--objectives cannot be 'loss'; expected one of log_likelihood, mean",
+        ),
+        ("--space smoke --objectives", "--objectives needs a value"),
+        ("--space smoke --objectives mean_coherence mean_coherence", "names mean_coherence twice; leave one"),
+        (f"--space priors --sampler cmaes {BOTH}", "--sampler cmaes seeks one objective; choose another"),
+        (f"--space smoke --scheduler asha {BOTH}", "--scheduler asha judges by one objective; leave it out"),
+        (f"--space smoke --confirm 1 {BOTH}", "--confirm ranks by one objective; leave it out"),
+        (
+            "--space smoke --scheduler median --objectives log_likelihood",
+            "log_likelihood is measured after the last epoch alone, too late for --scheduler median",
+        ),
+        (
+            f"--space smoke --evaluation.importance_samples 0 {BOTH}",
+            "log_likelihood needs evaluation.importance_samples >= 1, got 0",
+        ),
+        ("--space smoke --confirm -1", "confirm must be >= 0, got -1"),
+        ("--space smoke --confirm-replicates 3", "--confirm-replicates goes with --confirm; add it"),
+        ("--space smoke --confirm 1 --model.style_dim 1", "the space varies no field, so there is nothing"),
+        ("--space smoke --replicates 1001", "replicates must be <= 1000, got 1001"),
         ("--space smoke --workers 5", "--workers 5 is more than this machine's 4 CPUs"),
         ("--space smoke --gpus-per-worker 1", "the workers need 1 GPU, this machine has 0 GPUs"),
         ("--space smoke --workers 3", "training.batch_size 50 does not split evenly over 3 workers"),
@@ -294,6 +316,27 @@ def test_sampler_and_number_of_trials_follow_the_space(tuner):
         assert (tuner.study.sampler, tuner.study.trials) == (sampler, trials)
 
 
+def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, capsys):
+    assert start(f"--space smoke --out a {BOTH}") == 0
+    assert start("--space smoke --out a --resume") == 0
+    assert [study.objectives for study in tuner.studies] == [("mean_coherence", "log_likelihood")] * 2
+    sentence = refused(capsys, "--space smoke --out a --resume --objectives mean_coherence")
+    assert "has objectives ['mean_coherence', 'log_likelihood'], not ['mean_coherence']" in sentence
+    assert start("--space smoke --out b --replicates 3") == 0
+    assert (tuner.study.confirm, tuner.study.confirm_replicates) == (0, 0)
+    assert start("--space smoke --out b --resume --confirm 1") == 0
+    assert start("--space smoke --out b --resume") == 0
+    assert [(study.confirm, study.confirm_replicates) for study in tuner.studies[-2:]] == [(1, 3)] * 2
+    stored = json.loads(Path("b/study.json").read_text())
+    assert (stored["confirm"], stored["confirm_replicates"]) == (1, 3)
+    assert "has 1 confirm, which can grow" in refused(capsys, "--space smoke --out b --resume --confirm 0")
+    for name in ("confirm", "confirm_replicates", "objectives"):  # as an earlier version wrote it
+        del stored[name]
+    Path("b/study.json").write_text(json.dumps(stored))
+    assert start("--space smoke --out b --resume") == 0
+    assert (tuner.study.confirm, tuner.study.objectives) == (0, ("mean_coherence",))
+
+
 def test_folders_are_absolute(tuner, tmp_path):
     Path("mine").mkdir()
     start("--space smoke --data-dir mine")
@@ -305,6 +348,9 @@ def test_dry_run_shows_the_configs_and_writes_nothing(capsys, tuner, tmp_path):
     assert start("--space subspaces --replicates 3 --dry-run") == 0
     shown = capsys.readouterr().out
     assert "8 configs x 3 replicates = 24 trials" in shown
+    assert start("--space subspaces --confirm 2 --confirm-replicates 5 --dry-run") == 0
+    size = "8 configs x 2 replicates + 3 to confirm x 5 replicates = 31 trials"
+    assert size in capsys.readouterr().out
     assert [line.split() for line in shown.splitlines()][-2:] == [["16", "2.5"], ["16", "10"]]
     assert str(tmp_path / "runs" / "subspaces") in shown
     assert start("--space priors --dry-run") == 0

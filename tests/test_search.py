@@ -14,11 +14,12 @@ from study.space import Choice, SearchSpace, Uniform
 
 GRID = SearchSpace({"model.style_dim": Choice((0, 2)), "objective.beta": Choice((1.0, 2.0, 4.0))})
 LINE = SearchSpace({"objective.beta": Uniform(0.5, 8.0)})
+PLANE = SearchSpace({"objective.beta": Uniform(0.5, 8.0), "objective.beta_style": Uniform(0.5, 8.0)})
 
 
-def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="none", retry=()) -> Study:
+def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="none", **changes) -> Study:
     out.mkdir(exist_ok=True)
-    return Study(
+    made = Study(
         name="test",
         space_name="test",
         space=space,
@@ -27,19 +28,23 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         sampler=sampler,
         scheduler=scheduler,
         trials=trials,
+        objectives=("mean_coherence",),
         replicates=replicates,
+        confirm=0,
+        confirm_replicates=0,
         seed=3,
         workers=1,
         gpus_per_worker=0.0,
         max_concurrent=None,
         budget_s=math.inf,
-        retry=retry,
+        retry=(),
         address=None,
         out=out,
         commit="",
         dirty=False,
         versions="{}",
     )
+    return dataclasses.replace(made, **changes)
 
 
 def end(search, trial, value, state="COMPLETE"):
@@ -53,6 +58,7 @@ def end(search, trial, value, state="COMPLETE"):
         "trial_id": trial.trial_id,
         "config_hash": trial.config_hash,
         "replicate": trial.replicate,
+        "phase": trial.phase,
         "state": state,
         "started_at": now,
         "finished_at": now,
@@ -62,8 +68,12 @@ def end(search, trial, value, state="COMPLETE"):
         "objective_value": value,
         "config": "{}",
     }
-    store.write_trial(trial.out, row, trial.params)
-    search.ended(trial, value)
+    further = {}
+    if isinstance(value, tuple):
+        further = dict(zip(trial.objectives, value, strict=True))
+        row["objective_value"] = value[0]
+    store.write_trial(trial.out, row, trial.params, further)
+    search.ended(trial)
 
 
 def run(search, value=lambda trial: trial.replicate + trial.config.objective.beta, limit=None):
@@ -286,15 +296,114 @@ def test_no_config_is_stopped_at_its_last_epoch_or_without_a_scheduler(tmp_path)
     assert all(trial.intermediate_values for trial in optuna_trials(tmp_path)[:4])
 
 
+def confirming(out, **changes) -> Study:
+    """Six configs of which the base config, beta 2.5 and four dimensions, is none."""
+    return study(out, confirm=2, confirm_replicates=3, **changes)
+
+
+def test_the_best_configs_and_the_base_are_confirmed_with_fresh_seeds(tmp_path):
+    search = Search(confirming(tmp_path))
+    assert search.num_missing == 12 + 3 * 3
+    served = run(search)  # the larger beta, the better
+    first, fresh = served[:12], served[12:]
+    assert {trial.phase for trial in first} == {"search"}
+    assert {trial.phase for trial in fresh} == {"confirm"}
+    assert [trial.params for trial in fresh[::3]] == [
+        {"model.style_dim": 4, "objective.beta": 2.5},
+        *sorted(
+            ({"model.style_dim": size, "objective.beta": 4.0} for size in (0, 2)),
+            key=lambda params: TrialConfig().with_fields(params).config_hash(),
+        ),
+    ]
+    assert fresh[0].config_hash == TrialConfig().config_hash()
+    assert {trial.replicate for trial in fresh} == {1000, 1001, 1002}
+    assert len({trial.config.seed for trial in served}) == 21
+    assert len(optuna_trials(tmp_path)) == 6
+    assert (search.num_missing, search.is_waiting) == (0, False)
+
+
+def test_a_confirmation_waits_for_the_search_to_end(tmp_path):
+    search = Search(confirming(tmp_path))
+    *_, last = (search.next() for _ in range(12))
+    assert (search.next(), search.is_waiting) == (None, True)
+    search = Search(confirming(tmp_path))
+    run(search, limit=11)
+    last = search.next()
+    assert (search.next(), search.is_waiting, search.num_missing) == (None, True, 10)
+    assert not search.reported(last, 1, 0.5)
+    end(search, last, 0.5)
+    fresh = search.next()
+    assert not search.is_waiting
+    assert fresh.phase == "confirm"
+    assert not search.reported(fresh, 1, 0.0)
+    assert not search.is_stopped(fresh)
+
+
+@pytest.mark.parametrize("ended", [3, 12, 13, 20])
+def test_a_confirmation_goes_on_where_it_was_killed(tmp_path, ended):
+    whole = [trial.trial_id for trial in run(Search(confirming(tmp_path / "whole")))]
+    before = run(Search(confirming(tmp_path / "killed")), limit=ended)
+    resumed = Search(confirming(tmp_path / "killed"))
+    assert resumed.num_missing == 21 - ended
+    after = run(resumed)
+    assert [trial.trial_id for trial in (*before, *after)] == whole
+    assert Search(confirming(tmp_path / "killed")).num_missing == 0
+
+
+def test_a_finished_study_is_confirmed_afterwards(tmp_path):
+    run(Search(study(tmp_path)))
+    assert len(run(Search(confirming(tmp_path)))) == 9
+
+
+def test_configs_that_did_not_complete_are_not_confirmed(tmp_path):
+    def value(trial):
+        return None if trial.config.objective.beta > 1 else 0.5
+
+    served = run(Search(confirming(tmp_path, trials=5)), value)
+    fresh = [trial for trial in served if trial.phase == "confirm"]
+    assert {trial.params["objective.beta"] for trial in fresh} == {1.0, 2.5}
+    assert len(fresh) == 9
+    assert run(Search(confirming(tmp_path / "none")), lambda trial: None)[-1].phase == "search"
+
+
+BOTH = ("mean_coherence", "log_likelihood")
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "qmc", "tpe", "gp", "nsga2"])
+def test_several_objectives_reach_the_sampler_and_the_tables(tmp_path, sampler):
+    space = GRID if sampler == "grid" else PLANE
+
+    def values(trial):
+        beta = trial.config.objective.beta
+        return (-abs(beta - 2) + trial.replicate, -1000 - beta)
+
+    made = study(tmp_path, space, sampler, objectives=BOTH)
+    before = run(Search(made), values, limit=7)
+    after = run(Search(made), values)
+    assert len({trial.trial_id for trial in (*before, *after)}) == 12
+    told = optuna_trials(tmp_path)
+    betas = [trial.params["objective.beta"] for trial in told]
+    assert [trial.values for trial in told] == [
+        pytest.approx([0.5 - abs(beta - 2), -1000 - beta]) for beta in betas
+    ]
+    rows = store.ended_trials(tmp_path)
+    assert all(row["objective.mean_coherence"] == row["objective_value"] for row in rows)
+    assert all(row["objective.log_likelihood"] < -1000 for row in rows)
+
+
+def test_a_config_with_one_objective_missing_has_failed(tmp_path):
+    search = Search(study(tmp_path, trials=1, replicates=1, objectives=BOTH))
+    end(search, search.next(), (0.5, None))
+    assert [trial.state.name for trial in optuna_trials(tmp_path)] == ["FAIL"]
+
+
 @pytest.mark.parametrize("sampler", ["qmc", "gp", "nsga2", "cmaes"])
 def test_every_sampler_goes_on_where_a_killed_study_was(tmp_path, sampler):
-    space = SearchSpace({"objective.beta": Uniform(0.5, 8.0), "objective.beta_style": Uniform(0.5, 8.0)})
-
     def value(trial):
         return -abs(trial.config.objective.beta - 2)
 
-    whole = [t.trial_id for t in run(Search(study(tmp_path / "whole", space, sampler, 8, 1)), value)]
-    before = run(Search(study(tmp_path / "killed", space, sampler, 8, 1)), value, limit=5)
-    after = run(Search(study(tmp_path / "killed", space, sampler, 8, 1)), value)
+    whole = [t.trial_id for t in run(Search(study(tmp_path / "whole", PLANE, sampler, 8, 1)), value)]
+    before = run(Search(study(tmp_path / "killed", PLANE, sampler, 8, 1)), value, limit=5)
+    after = run(Search(study(tmp_path / "killed", PLANE, sampler, 8, 1)), value)
     assert [trial.trial_id for trial in (*before, *after)] == whole
     assert len(set(whole)) == 8

@@ -21,6 +21,7 @@ def trial(name="abc-r0", **changes):
     }
     numbers = {"replicate": 0, "seed": 2**54, "epochs": 3, "wall_s": 1.5, "device_s": 1.5, "workers": 1}
     nothing = {"evaluation_s": None, "samples_per_s": None, "peak_memory_gib": None, "objective_value": None}
+    nothing["phase"] = "search"
     times = {"started_at": NOW, "finished_at": NOW, "dirty": True}
     return {**texts, **numbers, **nothing, **times, "trial_id": name, "state": "COMPLETE", **changes}
 
@@ -195,6 +196,19 @@ def test_another_schema_version_is_told(tmp_path, monkeypatch):
     store.write_trial(tmp_path, trial(), {})
     with pytest.raises(store.StoreError, match="schema version 0; expected 1"):
         store.read(tmp_path)
+
+
+def test_a_file_without_a_column_that_came_later_reads_as_empty_there(tmp_path):
+    store.write_trial(tmp_path, trial("a-r0"), {})
+    store.write_trial(tmp_path, trial("b-r0"), {}, {"mean_coherence": 0.5, "log_likelihood": None})
+    file = tmp_path / "results" / "trials" / "a-r0.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.drop_columns(["phase"]), file)
+    rows = store.read(tmp_path).trials.to_pylist()
+    assert [row["phase"] for row in rows] == [None, "search"]
+    assert [row["objective.mean_coherence"] for row in rows] == [None, 0.5]
+    assert store.read_trial(tmp_path, "a-r0")["phase"] is None
+    assert store.read_trial(tmp_path, "b-r0")["objective.log_likelihood"] is None
 
 
 def test_a_trial_that_is_tried_again_is_forgotten_first(tmp_path):
