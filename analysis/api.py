@@ -73,6 +73,23 @@ class Study:
         )
         return wide
 
+    def confirmation(self) -> pd.DataFrame:
+        """One row a config that was confirmed, best first on fresh seeds: the objective on the test split,
+        and by how much it exceeds the base config's."""
+        results = self.findings.results
+        return pd.DataFrame(
+            [
+                {"config": each.number, "config_hash": each.config.config_hash, "base": each.is_base}
+                | {path: each.config.params.get(path) for path in results.swept}
+                | {"validation_objective": each.config.validation}
+                | _numbers(each.searched, "searched")
+                | _numbers(each.fresh, "fresh")
+                | _numbers(each.advantage, "against_base")
+                | {"p_value": each.p_value}
+                for each in self.findings.confirmed
+            ]
+        )
+
     def effects(self, factor: str | None = None) -> pd.DataFrame:
         """One row a level of a factor, or of every factor: its mean, and the effect of the factor.
 
@@ -107,13 +124,16 @@ class Study:
             ]
         )
 
-    def pareto(self, x: str = "reconstruction", y: str = "objective") -> pd.DataFrame:
+    def pareto(self, x: str | None = None, y: str = "objective") -> pd.DataFrame:
         """One row a config that has both: where it is, and whether another one beats it in both.
 
         Args:
-            x: a column of the report, or "device_s", the cost.
+            x: a column of the report, or "device_s", the cost; the second objective of a study that has
+                several, else "reconstruction".
             y: another one.
         """
+        further = self.findings.results.objectives[1:]
+        x = x or (further[0].metric if further else "reconstruction")
         return pd.DataFrame(
             [
                 {"config": point.finding.number, **_numbers(point.x, x), **_numbers(point.y, y)}

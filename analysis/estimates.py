@@ -161,6 +161,23 @@ def differs_from_zero(estimate: Estimate, noise: Noise) -> float | None:
     return 2 * float(stats.t.sf(_ratio(estimate.value, estimate.standard_error), noise.dof))
 
 
+def compare(
+    first: Sequence[float], second: Sequence[float], noise: Noise, num_compared: int
+) -> tuple[Estimate, float | None]:
+    """Mean of one config's replicates minus that of another's, and the p-value of its t test against zero.
+
+    Interval and p-value are corrected for `num_compared` such differences (Bonferroni).
+    """
+    difference = fmean(first) - fmean(second)
+    count = len(first) + len(second)
+    if not noise.dof:
+        return Estimate(difference, None, None, count), None
+    error = sqrt(noise.variance * (1 / len(first) + 1 / len(second)))
+    width = error * float(stats.t.isf((1 - CONFIDENCE) / (2 * num_compared), noise.dof))
+    p_value = 2 * float(stats.t.sf(_ratio(difference, error), noise.dof))
+    return Estimate(difference, error, width, count), min(1.0, num_compared * p_value)
+
+
 def tied_with_best(
     best: Sequence[float], others: Sequence[Sequence[float]], noise: Noise
 ) -> list[bool | None]:

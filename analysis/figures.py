@@ -175,6 +175,9 @@ def _scatter_panel(axes: Any, findings: Findings, finding: FactorFinding) -> Non
 
 def _trade_off(findings: Findings) -> Drawing | None:
     keys = {column.key: column for column in findings.columns}
+    further = findings.results.objectives[1:]
+    if further and (column := keys.get(further[0].metric)):
+        return _plane(findings, "trade_off", column, "the study's second objective on the test split")
     column = keys.get("reconstruction") or keys.get("loss")
     if column is None:
         return None
@@ -192,7 +195,7 @@ def _cost(findings: Findings) -> Drawing | None:
 
 
 def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing | None:
-    """The objective against a column that should be small, and the configs that no other beats."""
+    """The objective against another column, and the configs that no other beats."""
     objective = next(each for each in findings.columns if each.key == "objective")
     points = front(findings, column, objective)
     if len({point.x.value for point in points}) < 2:
@@ -217,7 +220,8 @@ def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing 
                 axes.plot(*place, "o", mfc="none", mec=INK, ms=13, mew=1.2)
             number = str(point.finding.number)
             axes.annotate(number, place, xytext=(6, 5), textcoords="offset points", fontsize=8.5)
-        axes.set_xlabel(f"{column.title} (lower is better)")
+        better = "lower" if column.lower_is_better else "higher"
+        axes.set_xlabel(f"{column.title} ({better} is better)")
         axes.set_ylabel(objective.title)
         legend(axes, factors, lambda index: {"marker": MARKERS[index], "ls": ""})
 

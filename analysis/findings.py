@@ -7,6 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
+from analysis.confirmation import Confirmed, confirmed
 from analysis.estimates import (
     Correlation,
     Effect,
@@ -137,6 +138,8 @@ class Findings:
     noise: Noise
     interaction: Interaction | None
     crossing: Crossing | None
+    confirmed: tuple[Confirmed, ...]
+    """Configs on fresh seeds, best first; empty without a confirmation."""
 
     @property
     def best(self) -> ConfigFinding | None:
@@ -195,6 +198,7 @@ def find(results: Results) -> Findings:
         noise=noise,
         interaction=_interaction(results, objective, noise),
         crossing=_crossing(results, factors, objective, noise),
+        confirmed=confirmed(results),
     )
 
 
@@ -292,11 +296,14 @@ def _columns(results: Results) -> Iterator[Column]:
     every = "+".join(sorted(results.modalities))
     if results.last.get(results.objective):
         yield Column("objective", results.objective.label, (results.objective,))
+    for further in results.objectives[1:]:
+        if results.last.get(further):
+            yield Column(further.metric, further.label, (further,))
     for key, title, quantity in (
         ("probe", "joint probe accuracy", results.find("probe_accuracy", every)),
         ("random", "random coherence", results.find("random_coherence")),
     ):
-        if quantity:
+        if quantity and quantity not in results.objectives:
             yield Column(key, title, (quantity,))
     targets = [Quantity("reconstruction", target=name) for name in results.modalities]
     reconstructions = tuple(quantity for quantity in targets if quantity in results.last)

@@ -53,6 +53,16 @@ class _Source:
         first = self.rows[0]["objective_metric"] if self.rows else None
         return self.run.study.get("objective_metric") or first
 
+    @property
+    def objectives(self) -> list[str]:
+        """All that the study maximises, the metric by which it is judged first."""
+        return self.run.study.get("objectives") or [self.metric or ""]
+
+    @property
+    def searched(self) -> list[Mapping[str, Any]]:
+        """The rows of the search; those of a confirmation would favour configs that were good by chance."""
+        return [row for row in self.rows if row["phase"] != "confirm"]
+
 
 def load(*folders: Path) -> Results:
     """Read one run folder, or several to compare.
@@ -68,8 +78,11 @@ def load(*folders: Path) -> Results:
     ]
     metric = _common_metric(sources)
     differing = _differing(sources)
-    configs = _configs(sources, differing, descending=metric not in LOWER_IS_BETTER)
+    descending = metric not in LOWER_IS_BETTER
+    configs = _configs(sources, differing, descending=descending)
+    fresh = _confirmed(sources[0], descending=descending) if len(sources) == 1 else ()
     objective = _objective(metric, sources)
+    others = [_objective(each, sources) for each in sources[0].objectives[1:]] if len(sources) == 1 else []
     modalities = _modalities(sources)
     domains = _domains(sources, differing)
     samplers = {source.run.study.get("sampler") for source in sources}
@@ -78,12 +91,14 @@ def load(*folders: Path) -> Results:
         trial_rows=_stacked([source.trials for source in sources], labels),
         measurements=_stacked([source.measurements for source in sources], labels),
         configs=configs,
+        confirmed=fresh,
         factors=tuple(_factors(configs, domains, modalities, is_grid=samplers == {"grid"})),
         aliases={fields[0]: tuple(fields[1:]) for fields in differing},
         domains=domains,
         running=tuple(each for source in sources for each in _running(source)),
         modalities=modalities,
         objective=objective,
+        objectives=(objective, *others),
         last=_last(sources),
         curves={name: points for source in sources for name, points in _curves(source, objective).items()},
     )
@@ -224,7 +239,7 @@ def _configs(
     configs = []
     for source in sources:
         by_hash: dict[str, list[Mapping[str, Any]]] = {}
-        for row in source.rows:
+        for row in source.searched:
             by_hash.setdefault(row["config_hash"], []).append(row)
         fields = _fields(source) | {"run": source.run.label}
         shared = {group[0]: fields.get(group[0]) for group in differing}
@@ -241,6 +256,36 @@ def _configs(
                 )
             )
 
+    return _ranked(configs, descending=descending)
+
+
+def _confirmed(source: _Source, *, descending: bool) -> tuple[Config, ...]:
+    """The configs that a run has trained with fresh seeds; which is the base, their whole configs tell."""
+    by_hash: dict[str, list[Mapping[str, Any]]] = {}
+    for row in source.rows:
+        if row["phase"] == "confirm":
+            by_hash.setdefault(row["config_hash"], []).append(row)
+    paths, base = _swept(source), _question(source.run.study.get("base") or {})
+    configs = [
+        Config(
+            config_hash,
+            {path: _value(group[0], path) for path in paths},
+            tuple(
+                Trial.of(row, source.run.folder) for row in sorted(group, key=lambda row: row["replicate"])
+            ),
+            is_base=_question(json.loads(group[0]["config"])) == base,
+        )
+        for config_hash, group in by_hash.items()
+    ]
+    return _ranked(configs, descending=descending)
+
+
+def _question(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config that are part of the question."""
+    return {path: value for path, value in leaves(config) if path not in _NO_MATTER}
+
+
+def _ranked(configs: Iterable[Config], *, descending: bool) -> tuple[Config, ...]:
     def rank(config: Config) -> tuple[bool, float, str]:
         value = config.validation
         return (
@@ -279,13 +324,21 @@ def _distinct(options: Iterable[Any]) -> Iterator[Any]:
 
 
 def _objective(metric: str, sources: Sequence[_Source]) -> Quantity:
-    pairs: set[tuple[str, str]] = set()
+    """A study's objective: given all modalities if it is given any, these as their product."""
+    found: set[tuple[str, str, str]] = set()
     for source in sources:
         rows = source.evaluated
-        found = rows.loc[(rows["metric"] == metric) & (rows["given"] == ""), ["posterior", "target"]]
-        pairs |= set(found.drop_duplicates().itertuples(index=False, name=None))
-    posterior, target = min(pairs, key=lambda pair: (preference(pair[0]), pair), default=("", ""))
-    return Quantity(metric, posterior, "", target)
+        rows = rows.loc[rows["metric"] == metric, ["given", "posterior", "target"]]
+        found |= set(rows.drop_duplicates().itertuples(index=False, name=None))
+    whole = [names for names in found if names[2] in ("", "joint")] or sorted(found)
+    is_given = any(not given for given, _, _ in whole)  # nothing: the metric averages over what was given
+
+    def choice(names: tuple[str, str, str]) -> tuple[bool, int, int, tuple[str, str, str]]:
+        given, posterior, _ = names
+        return is_given and bool(given), -given.count("+"), preference(posterior), names
+
+    given, posterior, target = min(whole, key=choice, default=("", "", ""))
+    return Quantity(metric, posterior, given, target)
 
 
 def _last(sources: Sequence[_Source]) -> dict[Quantity, dict[str, float]]:

@@ -170,6 +170,7 @@ def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environmen
         ("effects", study.effects().map(_as_json)),
         ("correlations", study.correlations()),
         ("importance", study.importance()),
+        ("confirmation", study.confirmation()),
         ("scores", study.scores()),
         ("leak", study.leaks()),
         ("paper", study.paper()),
@@ -198,6 +199,7 @@ def _shown(study: Study) -> list[Table]:
     findings = study.findings
     made: tuple[Table | None, ...] = (
         tables.config_table(findings),
+        tables.confirmation_table(findings),
         tables.effect_table(findings),
         tables.correlation_table(findings),
         tables.importance_table(findings, study.importances),
@@ -247,9 +249,12 @@ def _context(
         "judge": tables.judge_accuracies(findings),
         "grids": grids,
         "troubles": [
-            (each, trial)
-            for each in findings.configs
-            for trial in each.config.trials
+            (f"{name}, replicate {trial.replicate}", trial)
+            for name, config in (
+                *((f"Config {each.number}", each.config) for each in findings.configs),
+                *(("Confirmation", config) for config in results.confirmed),
+            )
+            for trial in config.trials
             if not trial.is_complete
         ],
         "running": results.running,

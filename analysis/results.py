@@ -75,7 +75,9 @@ class Run:
     @property
     def num_planned(self) -> int:
         """Trials that were asked for; zero if unknown."""
-        return int(self.study.get("trials") or 0) * int(self.study.get("replicates") or 0)
+        trials, confirm = (int(self.study.get(name) or 0) for name in ("trials", "confirm"))
+        confirming = (confirm + 1) * int(self.study.get("confirm_replicates") or 0)
+        return trials * int(self.study.get("replicates") or 0) + confirming
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class Config:
     """Every field, nested as the trials' configs are."""
 
     trials: tuple[Trial, ...]
+    is_base: bool = False
+    """Among those that were confirmed: whether no swept field differs from the study's base."""
 
     @property
     def complete(self) -> tuple[Trial, ...]:
@@ -203,6 +207,10 @@ class Results:
     """Best first, by the mean of the validation objective; configs without a complete trial come last.
     Where several runs are compared, their labels lead the ids of configs and trials."""
 
+    confirmed: tuple[Config, ...]
+    """Those that were trained with fresh seeds after the search, with these trials alone, best first; none
+    where several runs are compared."""
+
     factors: tuple[Factor, ...]
     aliases: Mapping[str, tuple[str, ...]]
     """Fields that differ between the runs exactly as this factor's field does, by its path."""
@@ -213,7 +221,10 @@ class Results:
     running: tuple[Running, ...]
     modalities: tuple[str, ...]
     objective: Quantity
-    """The study's objective on the test split."""
+    """The study's objective on the test split; the first, where it has several."""
+
+    objectives: tuple[Quantity, ...]
+    """All of the study's objectives on the test split."""
 
     last: Mapping[Quantity, Mapping[str, float]]
     """Value after the last epoch, by trial id; complete trials only."""
@@ -224,7 +235,7 @@ class Results:
     @property
     def trials(self) -> list[Trial]:
         """All ended trials."""
-        return [trial for config in self.configs for trial in config.trials]
+        return [trial for config in (*self.configs, *self.confirmed) for trial in config.trials]
 
     @property
     def chance(self) -> float | None:

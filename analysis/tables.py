@@ -117,6 +117,37 @@ def config_table(findings: Findings) -> Table | None:
     return Table("configs", "All configs, best first", titles, tuple(rows), shown, sortable=True)
 
 
+def confirmation_table(findings: Findings) -> Table | None:
+    """One row a config that was confirmed, best first on fresh seeds."""
+    if not findings.confirmed:
+        return None
+    results = findings.results
+    decimals = results.objective.decimals
+    rows = []
+    for index, each in enumerate(findings.confirmed):
+        validation, gain = each.config.validation, each.advantage
+        against = "–" if gain is None else signed(gain.value, decimals)
+        if gain is not None and gain.half_width is not None:
+            against += f" ± {fixed(gain.half_width, decimals)}"
+        name = "base" if each.number is None else str(each.number) + (", base" if each.is_base else "")
+        cells = [
+            Cell(name, "word", each.number or 0),
+            *(_swept_cell(each.config.params.get(path)) for path in results.swept),
+            _estimate_cell(each.searched, decimals),
+            Cell("–" if validation is None else fixed(validation, decimals), "number", validation),
+            _estimate_cell(each.fresh, decimals),
+            Cell(against, "number", gain.value if gain else None),
+            Cell("–" if each.p_value is None else p_text(each.p_value), "number", each.p_value),
+            Cell(str(len(each.config.complete)), "number", len(each.config.complete)),
+        ]
+        rows.append(Row(tuple(cells), index == 0 and validation is not None))
+    config_titles = _config_titles(findings)
+    titles = (*config_titles, "test", "validation", "test", "against the base, test", "p", "replicates")
+    groups = (("", len(config_titles)), ("search", 1), ("fresh seeds", 5))
+    caption = f"Confirmation with fresh seeds: {results.objective.label}"
+    return Table("confirmation", caption, titles, tuple(rows), groups, sortable=True)
+
+
 def effect_table(findings: Findings) -> Table | None:
     """One row a factor with levels: their means and the difference between the outermost."""
     decimals = findings.results.objective.decimals

@@ -9,8 +9,13 @@ from analysis.results import Config, Factor, Results, level_label, weight_names
 
 
 def answer(findings: Findings) -> list[str]:
-    """The study's answer: paragraphs of Markdown on the best config, on effects and on cost."""
-    paragraphs = (_best_sentences(findings), _effect_sentences(findings), _cost_sentences(findings))
+    """The study's answer: paragraphs of Markdown on the best config, its confirmation, effects and cost."""
+    paragraphs = (
+        _best_sentences(findings),
+        _confirmation_sentences(findings),
+        _effect_sentences(findings),
+        _cost_sentences(findings),
+    )
     return [" ".join(sentences) for sentences in paragraphs if sentences]
 
 
@@ -52,6 +57,41 @@ def _tie_sentence(findings: Findings) -> list[str]:
         verb = "is" if tied == 1 else "are"
         return [f"Of the {len(ties)} other configs {tied} {verb} statistically tied with it."]
     return [f"Each of the {len(ties)} other configs differs from it significantly."]
+
+
+def _confirmation_sentences(findings: Findings) -> list[str]:
+    """Who wins on fresh seeds, and by how much."""
+    ranked = [each for each in findings.confirmed if each.config.validation is not None]
+    if not ranked:
+        return []
+    results, winner = findings.results, ranked[0]
+    decimals, label = results.objective.decimals, results.objective.label
+    among = (
+        "the base config" if len(ranked) == 1 else f"{plural(len(ranked), 'config')}, the base among them,"
+    )
+    seeds = plural(len(winner.config.complete), "fresh seed")
+    if winner.is_base:
+        found = f" with a test {label} of **{plus_minus(winner.fresh, decimals)}**" if winner.fresh else ""
+        return [
+            f"The confirmation, {among} on {seeds} each, is won by the base config itself{found}: "
+            "what the search found better was chance."
+        ]
+    name = describe(winner.config, results)
+    sentence = f"The confirmation, {among} on {seeds} each, is won by **{name}**"
+    if winner.fresh is None:
+        return [f"{sentence}; it has no {label} on the test split."]
+    sentence += f", whose test {label} is **{plus_minus(winner.fresh, decimals)}**"
+    gain = winner.advantage
+    if gain is None:
+        return [f"{sentence}; the base config did not complete."]
+    if gain.half_width is None:
+        return [
+            f"{sentence}, **{signed(gain.value, decimals)}** against the base config; "
+            "without replicates nobody can say whether that is more than noise."
+        ]
+    verdict = "excludes" if abs(gain.value) > gain.half_width else "includes"
+    number = f"**{signed(gain.value, decimals)} ± {fixed(gain.half_width, decimals)}**"
+    return [f"{sentence}, {number} against the base config (the 95 % interval {verdict} zero)."]
 
 
 def _effect_sentences(findings: Findings) -> list[str]:

@@ -37,10 +37,13 @@ def write_study(
     tested: Scores = lambda params, rng: {},
     study: Mapping[str, Any] | None = None,
     seed: int = 0,
+    confirm: Sequence[int] = (),
+    fresh: Truth | None = None,
 ) -> Path:
     """Write a run folder whose validation objective is `truth(params)` plus noise between replicates.
 
-    `state(config, replicate)` may also be "RUNNING" (measurements only) or "PLANNED" (nothing).
+    `state(config, replicate)` may also be "RUNNING" (measurements only) or "PLANNED" (nothing). The configs
+    at the positions `confirm`, and the base, have replicates of a confirmation too, by the truth `fresh`.
     `tested(params, rng)`: scores of the test split by metric, posterior, given and target, in place of
     those that are made up.
     """
@@ -50,29 +53,44 @@ def write_study(
     information["base"]["data"]["name"] = dataset
     (run / "study.json").write_text(json.dumps(information))
     (run / "manifest.json").write_text(json.dumps(manifest_json()))
-    for index, params in enumerate(configs):
-        for replicate in range(replicates):
-            condition = state(index, replicate)
-            level = truth(params) + noise * rng.standard_normal()
-            if condition == "PLANNED":
-                continue
-            config_hash = hashlib.sha256(repr(sorted(params.items())).encode()).hexdigest()[:12]
-            trial_id = f"{config_hash}-r{replicate}"
-            identity = {
-                "study": run.name,
-                "trial_id": trial_id,
-                "config_hash": config_hash,
-                "replicate": replicate,
-            }
-            rows = _measurements(level, epochs, condition == "COMPLETE", modalities, rng)
-            if condition == "COMPLETE":
-                rows = _replaced(rows, tested(params, rng), epochs)
-            store.write_measurements(run, trial_id, [identity | row for row in rows])
-            if condition != "RUNNING":
-                row = identity | _trial(level, condition, error, epochs, information)
-                row["config"] = json.dumps(_config(information, params), sort_keys=True)
-                store.write_trial(run, row, params)
+    base = {path: _at(information["base"], path) for path in (configs[0] if confirm else ())}
+    trainings = [
+        (index, params, replicate, "search")
+        for index, params in enumerate(configs)
+        for replicate in range(replicates)
+    ]
+    trainings += [
+        (-1, params, 1000 + replicate, "confirm")
+        for params in ([base, *(configs[index] for index in confirm)] if confirm else [])
+        for replicate in range(replicates)
+    ]
+    for index, params, replicate, phase in trainings:
+        condition = state(index, replicate) if phase == "search" else "COMPLETE"
+        level = (truth if phase == "search" else fresh or truth)(params) + noise * rng.standard_normal()
+        if condition == "PLANNED":
+            continue
+        config_hash = hashlib.sha256(repr(sorted(params.items())).encode()).hexdigest()[:12]
+        trial_id = f"{config_hash}-r{replicate}"
+        identity = {
+            "study": run.name,
+            "trial_id": trial_id,
+            "config_hash": config_hash,
+            "replicate": replicate,
+        }
+        rows = _measurements(level, epochs, condition == "COMPLETE", modalities, rng)
+        if condition == "COMPLETE":
+            rows = _replaced(rows, tested(params, rng), epochs)
+        store.write_measurements(run, trial_id, [identity | row for row in rows])
+        if condition != "RUNNING":
+            row = identity | _trial(level, condition, error, epochs, information) | {"phase": phase}
+            row["config"] = json.dumps(_config(information, params), sort_keys=True)
+            store.write_trial(run, row, params)
     return run
+
+
+def _at(base: Mapping[str, Any], path: str) -> Any:
+    section, name = path.split(".")
+    return base[section][name]
 
 
 def grid(**options: Sequence[Any]) -> list[dict[str, Any]]:
@@ -156,7 +174,6 @@ def _trial(
         "host": "host",
         "commit": "0123456",
         "dirty": False,
-        "phase": "search",
         "versions": "{}",
         "objective_metric": information["objective_metric"],
         "objective_value": level if state == "COMPLETE" else None,

@@ -1,0 +1,68 @@
+"""What the confirmation says: the best configs and the base config, judged on seeds that chose nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from analysis.estimates import Estimate, Noise, compare, estimate_mean, pool
+from analysis.results import Config, Results
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One config on fresh seeds."""
+
+    config: Config
+    """With the trials of the confirmation alone."""
+
+    number: int | None
+    """Its rank in the search; none if it was not searched."""
+
+    is_base: bool
+    searched: Estimate | None
+    """The objective on the test split over the search's replicates, high for having been chosen."""
+
+    fresh: Estimate | None
+    """The same over fresh seeds."""
+
+    advantage: Estimate | None
+    """By how much it exceeds the base config on fresh seeds; none for the base config itself."""
+
+    p_value: float | None
+
+
+def confirmed(results: Results) -> tuple[Confirmed, ...]:
+    """The configs that were confirmed, best first by the validation objective over fresh seeds.
+
+    Intervals and p-values of the advantage are corrected for the number of configs (Bonferroni), since the
+    best of them is picked by looking.
+    """
+    quantity = results.objective
+    groups = {config.config_hash: results.values(config, quantity) for config in results.confirmed}
+    noise = pool(groups.values(), quantity.bounds)
+    earlier = {config.config_hash: results.values(config, quantity) for config in results.configs}
+    earlier_noise = pool(earlier.values(), quantity.bounds)
+    numbers = {config.config_hash: index + 1 for index, config in enumerate(results.configs)}
+    base = next((groups[config.config_hash] for config in results.confirmed if config.is_base), [])
+    rivals = sum(bool(groups[config.config_hash]) and not config.is_base for config in results.confirmed)
+    rows = []
+    for config in results.confirmed:
+        values = groups[config.config_hash]
+        advantage, p_value = None, None
+        if values and base and not config.is_base:
+            advantage, p_value = compare(values, base, noise, rivals)
+        rows.append(
+            Confirmed(
+                config=config,
+                number=numbers.get(config.config_hash),
+                is_base=config.is_base,
+                searched=_estimate(earlier, config, earlier_noise),
+                fresh=estimate_mean(values, noise),
+                advantage=advantage,
+                p_value=p_value,
+            )
+        )
+    return tuple(rows)
+
+
+def _estimate(values: Mapping[str, list[float]], config: Config, noise: Noise) -> Estimate | None:
+    return estimate_mean(values.get(config.config_hash, []), noise)

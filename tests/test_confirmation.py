@@ -1,0 +1,130 @@
+"""A confirmation is judged by its own trials alone, and the search is reported without them."""
+
+from statistics import fmean, stdev
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.api import load
+from analysis.report import write_report
+from analysis.wording import answer
+from study import store
+from tests.synthetic import TEST_GAP, grid, write_study
+
+SPACE = grid(model__style_dim=(0, 16), objective__beta=(0.5, 10.0))
+"""The base, four dimensions and beta 2.5, is no config of the search."""
+
+
+def searched(params):
+    return 0.5 + 0.1 * (params["model.style_dim"] == 0) + 0.01 * params["objective.beta"]
+
+
+def sobering(params):
+    """The winner of the search is good; its rival was lucky."""
+    return {(0, 10.0): 0.6, (0, 0.5): 0.4}.get((params["model.style_dim"], params["objective.beta"]), 0.5)
+
+
+ASKED = {"confirm": 2, "confirm_replicates": 3}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "confirmed"
+    return write_study(
+        run, SPACE, searched, replicates=3, noise=0.004, study=ASKED, confirm=(1, 0), fresh=sobering
+    )
+
+
+@pytest.fixture(scope="module")
+def study(run):
+    return load(run)
+
+
+def test_the_search_is_reported_as_if_there_were_no_confirmation(study, tmp_path):
+    alone = load(write_study(tmp_path / "alone", SPACE, searched, replicates=3, noise=0.004))
+    columns = ["config", "config_hash", "validation_objective", "complete_replicates", "ended_replicates"]
+    pd.testing.assert_frame_equal(study.configs[columns], alone.configs[columns])
+    pd.testing.assert_frame_equal(study.effects(), alone.effects())
+
+
+def test_the_winner_and_its_advantage_come_from_fresh_seeds_alone(study, run):
+    found = study.confirmation()
+    shown = found[["base", "config", "model.style_dim", "objective.beta"]].values.tolist()
+    assert shown[0] == [False, 1, 0, 10.0]
+    assert shown[1][0]
+    assert pd.isna(shown[1][1])
+    assert shown[1][2:] == [4, 2.5]
+    assert shown[2] == [False, 2, 0, 0.5]
+    rows = store.read(run).trials.to_pylist()
+    fresh = {}
+    for row in rows:
+        if row["phase"] == "confirm":
+            value = row["objective_value"] - TEST_GAP
+            fresh.setdefault(row["param.objective.beta"], []).append(value)
+    assert found["fresh"].tolist() == pytest.approx([fmean(fresh[beta]) for beta in (10.0, 2.5, 0.5)])
+    gain = fmean(fresh[10.0]) - fmean(fresh[2.5])
+    error = (fmean(stdev(each) ** 2 for each in fresh.values()) * 2 / 3) ** 0.5
+    assert found["against_base"][0] == pytest.approx(gain)
+    assert found["against_base_standard_error"][0] == pytest.approx(error)
+    assert found["p_value"][0] == pytest.approx(2 * 2 * stats.t.sf(gain / error, 6))
+    width = stats.t.ppf(1 - 0.05 / 2 / 2, 6) * error  # two rivals of the base
+    assert found["against_base_low"][0] == pytest.approx(gain - width)
+
+
+def test_the_report_says_who_won(study, run):
+    (sentence,) = [each for each in answer(study.findings) if each.startswith("The confirmation")]
+    assert sentence.startswith(
+        "The confirmation, 3 configs, the base among them, on 3 fresh seeds each, is won"
+    )
+    assert "**`style_dim = 0`, `beta = 10`**" in sentence
+    assert sentence.endswith("against the base config (the 95 % interval excludes zero).")
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "Confirmation with fresh seeds: mean coherence (product)" in text
+    assert "18 of 21" not in text
+    assert "21 of 21" in text
+
+
+def test_luck_is_told(tmp_path):
+    run = write_study(
+        tmp_path / "lucky", SPACE, searched, study=ASKED, confirm=(1, 0), fresh=lambda params: 0.5, seed=1
+    )
+    found = load(run).confirmation()
+    assert (found["p_value"].dropna() > 0.05).all()
+    run = write_study(
+        tmp_path / "worse",
+        SPACE,
+        searched,
+        study=ASKED,
+        confirm=(1, 0),
+        fresh=lambda params: 0.5 - 0.1 * (params["model.style_dim"] == 0),
+    )
+    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    assert "is won by the base config itself with a test mean coherence (product) of **0.48" in sentence
+
+
+def test_a_confirmation_without_replicates_has_no_intervals(tmp_path):
+    run = write_study(tmp_path / "one", SPACE, searched, replicates=1, study=ASKED, confirm=(1,))
+    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    assert sentence.endswith("without replicates nobody can say whether that is more than noise.")
+    write_report(run)
+
+
+def test_a_second_objective_is_a_column_and_an_axis(run, tmp_path):
+    plain = load(run)
+    asked = {"objectives": ["mean_coherence", "random_coherence"]}
+    both = load(write_study(tmp_path / "both", SPACE, searched, study=asked))
+    assert "test_random_coherence" in both.configs
+    assert "test_random" not in both.configs
+    assert "random_coherence" in both.pareto()
+    assert "reconstruction" in plain.pareto()
+    page = write_report(tmp_path / "both").read_text(encoding="utf-8")
+    assert "Mean coherence against random coherence" in page
+    asked = {"objective_metric": "probe_accuracy", "objectives": ["probe_accuracy"]}
+    probed = load(write_study(tmp_path / "probed", SPACE, searched, study=asked))
+    quantity = probed.findings.results.objective
+    assert (quantity.metric, quantity.posterior, quantity.given) == (
+        "probe_accuracy",
+        "product",
+        "mnist+svhn+text",
+    )
