@@ -263,6 +263,9 @@ class StudyConfig:
     budget: str | None = None
     """Time after which no new trial starts, such as 90s, 30m or 2h; --resume goes on. None: no limit."""
 
+    keep_checkpoints: int = 20
+    """So many of the best trials keep their checkpoint, with the model; running and failed trials do too."""
+
     address: str | None = None
     """Ray cluster to join, such as auto. None: a Ray on this machine that ends with the study."""
 
@@ -289,7 +292,8 @@ class StudyConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}")
         require(self.replicates <= FIRST_FRESH, f"replicates must be <= {FIRST_FRESH}, got {self.replicates}")
-        require(self.confirm >= 0, f"confirm must be >= 0, got {self.confirm}")
+        for name in ("confirm", "keep_checkpoints"):
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         require(
             self.confirm > 0 or self.confirm_replicates is None,
             "--confirm-replicates goes with --confirm; add it, or leave --confirm-replicates out",
@@ -345,6 +349,9 @@ class Study:
     max_concurrent: int | None
     budget_s: float
     """Infinite without a budget."""
+
+    keep_checkpoints: int
+    """Of ended trials, the best."""
 
     retry: tuple[Retry, ...]
     """States in lower case; ended trials that are served again."""

@@ -189,6 +189,7 @@ def plan(request: Request) -> Study:
         gpus_per_worker=gpus_per_worker,
         max_concurrent=options.max_concurrent,
         budget_s=seconds(options.budget) if options.budget else inf,
+        keep_checkpoints=options.keep_checkpoints,
         retry=options.retry,
         address=options.address,
         out=request.out,

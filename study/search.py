@@ -28,11 +28,9 @@ from study.config import (
     trial_id,
 )
 from study.record import Trial
+from study.tidy import Checkpoints, Values
 
 _log = logging.getLogger(__name__)
-
-Values = tuple[float, ...]
-"""A trial's objectives, in the study's order."""
 
 _AGAIN = "again"
 """User attribute of an Optuna trial that repeats one whose config was retried: the number of that one."""
@@ -87,6 +85,9 @@ class Search:
         )
         self._grid = study.space.grid() if study.sampler == "grid" else []
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
+        self._checkpoints = Checkpoints(study.out / "checkpoints", study.keep_checkpoints)
+        for row in ended:
+            self._checkpoints.ended(row, self._values(row))
         self._ended = {row["trial_id"]: row for row in ended if row["state"].lower() not in study.retry}
         self._configs: dict[str, _Config] = {}
         self._running: dict[int, optuna.Trial] = {}
@@ -164,12 +165,14 @@ class Search:
     def ended(self, trial: Trial) -> None:
         """Take note of a trial that has ended: its row is in the table."""
         self._num_running -= 1
-        if trial.phase == "confirm":
-            return
         row = store.read_trial(trial.out, trial.trial_id)
         assert row is not None, trial.trial_id
+        values = self._values(row)
+        self._checkpoints.ended(row, values)
+        if trial.phase == "confirm":
+            return
         config = self._configs[trial.config_hash]
-        config.values[trial.replicate] = self._values(row)
+        config.values[trial.replicate] = values
         if len(config.values) == self.study.replicates:
             for number in config.numbers:
                 self._tell(number, config)

@@ -3,6 +3,7 @@
 A run's folder has `results/trials/<trial_id>.parquet`, one row, written when the trial has ended, and
 `results/measurements/<trial_id>.parquet`, one row a score. Each file has one writer at a time and
 appears whole: it is written under a temporary name and renamed. So a crash loses no finished number.
+When a study ends, its measurements are put together in `results/measurements/compacted.parquet`.
 Once a folder holds very many files, reading it leaves a hidden snapshot beside it, which may be deleted.
 """
 
@@ -17,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = "1"
@@ -103,8 +105,14 @@ _METADATA = {
 }
 
 
+_COMPACTED = "compacted.parquet"
+"""The measurements of many trials. What a trial's own file holds beside it, after a crash, it holds too."""
+
 _MANY = 1000
 """So many files take longer to open than to read, so that `read` keeps a snapshot of them all beside them."""
+
+_ATTEMPTS = 3
+"""So often a folder is listed whose files vanish while they are read."""
 
 _SNAPSHOT_OF = b"mmjsd.snapshot_of"
 """Metadata of a snapshot: a digest of the columns, and of the names, sizes and times of the files."""
@@ -173,9 +181,34 @@ def read(out: Path) -> StudyTables:
 
 def read_measurements(out: Path, trial_id: str) -> list[dict[str, Any]]:
     """The measurements that one trial has written, none if it has not written yet."""
-    path = Path(out) / "results" / "measurements" / f"{trial_id}.parquet"
-    rows: list[dict[str, Any]] = _read_file(path, MEASUREMENTS).to_pylist() if path.exists() else []
+    folder = Path(out) / "results" / "measurements"
+    own, whole = folder / f"{trial_id}.parquet", folder / _COMPACTED
+    if own.exists():
+        table = _read_file(own, MEASUREMENTS)
+    elif whole.exists():
+        table = _read_file(whole, MEASUREMENTS)
+        table = table.filter(pc.equal(table["trial_id"], trial_id))
+    else:
+        return []
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
+
+
+def compact(out: Path) -> None:
+    """Put the measurements of all trials that will not be trained again into one file.
+
+    The file appears whole before the trials' own are removed; a reader prefers these where it finds both.
+    """
+    folder = Path(out) / "results" / "measurements"
+    ended = {row["trial_id"] for row in ended_trials(out) if row["state"] in ("COMPLETE", "STOPPED")}
+    parts = [path for path in sorted(folder.glob("*.parquet")) if path.stem in ended]
+    if not parts:
+        return
+    whole = folder / _COMPACTED
+    table = _read_files([*([whole] if whole.exists() else []), *parts], MEASUREMENTS)
+    _write(table.sort_by([(name, "ascending") for name in ("trial_id", "epoch")]), whole)
+    for path in parts:
+        path.unlink()
 
 
 def read_trial(out: Path, trial_id: str) -> dict[str, Any] | None:
@@ -238,6 +271,13 @@ def _write(table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] = Mappin
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
     """All files of a table; where they are many, from a snapshot if none has changed since it was made."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(FileNotFoundError):  # a study has ended meanwhile and compacted them
+            return _read_now(folder, schema)
+    return _read_now(folder, schema)
+
+
+def _read_now(folder: Path, schema: pa.Schema) -> pa.Table:
     paths = sorted(folder.glob("*.parquet"), key=str)
     if len(paths) < _MANY:
         return _encoded(_read_files(paths, schema), schema)
@@ -255,7 +295,13 @@ def _read(folder: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
-    tables = [_read_file(path, schema) for path in paths]
+    own = pa.array([path.stem for path in paths if path.name != _COMPACTED], pa.string())
+    tables = []
+    for path in paths:
+        table = _read_file(path, schema)
+        if path.name == _COMPACTED and len(own):
+            table = table.filter(pc.invert(pc.is_in(table["trial_id"], own)))
+        tables.append(table)
     if not tables:
         return schema.empty_table().replace_schema_metadata(_METADATA)
     if all(table.schema.equals(tables[0].schema) for table in tables):
@@ -266,6 +312,8 @@ def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume"

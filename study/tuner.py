@@ -88,6 +88,7 @@ def run_study(study: Study) -> Outcome:
     finally:
         if started_here:
             ray.shutdown()
+    store.compact(study.out)
     return _outcome(study, search, searcher.budget_is_spent)
 
 

@@ -37,6 +37,7 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         gpus_per_worker=0.0,
         max_concurrent=None,
         budget_s=math.inf,
+        keep_checkpoints=20,
         retry=(),
         address=None,
         out=out,
@@ -395,6 +396,50 @@ def test_a_config_with_one_objective_missing_has_failed(tmp_path):
     search = Search(study(tmp_path, trials=1, replicates=1, objectives=BOTH))
     end(search, search.next(), (0.5, None))
     assert [trial.state.name for trial in optuna_trials(tmp_path)] == ["FAIL"]
+
+
+def with_checkpoint(search):
+    trial = search.next()
+    trial.checkpoints.mkdir(parents=True, exist_ok=True)
+    return trial
+
+
+def kept(out):
+    return {path.name for path in (out / "checkpoints").iterdir()}
+
+
+def test_checkpoints_of_the_best_and_of_unfinished_trials_are_kept(tmp_path):
+    made = study(tmp_path, LINE, "random", trials=8, replicates=1, keep_checkpoints=2)
+    search = Search(made)
+    running = with_checkpoint(search)
+    names = {}
+    for value in (0.3, 0.1, 0.2, None, 0.5):
+        trial = with_checkpoint(search)
+        names[value] = trial.trial_id
+        end(search, trial, value, "COMPLETE" if value else "DIVERGED")
+    failed = with_checkpoint(search)
+    end(search, failed, None, "FAILED")
+    expected = {running.trial_id, failed.trial_id, names[0.3], names[0.5]}
+    assert kept(tmp_path) == expected
+    more = Search(dataclasses.replace(made, keep_checkpoints=1))
+    assert kept(tmp_path) == expected - {names[0.3]}
+    assert with_checkpoint(more).trial_id == running.trial_id
+    end(more, running, 0.9)
+    assert kept(tmp_path) == {failed.trial_id, running.trial_id}
+
+
+def test_of_several_objectives_the_dominated_trials_lose_their_checkpoints(tmp_path):
+    made = study(tmp_path, LINE, "random", trials=5, replicates=1, objectives=BOTH, keep_checkpoints=3)
+    search = Search(made)
+    names = {}
+    for values in ((0.9, -9.0), (0.1, -1.0), (0.4, -6.0), (0.5, -5.0), (0.6, -7.0)):
+        trial = with_checkpoint(search)
+        names[values] = trial.trial_id
+        end(search, trial, values)
+    front = {(0.9, -9.0), (0.1, -1.0), (0.5, -5.0)}
+    assert {values for values, name in names.items() if name in kept(tmp_path)} <= front | {(0.6, -7.0)}
+    assert names[(0.4, -6.0)] not in kept(tmp_path)
+    assert len(kept(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("sampler", ["qmc", "gp", "nsga2", "cmaes"])

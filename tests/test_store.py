@@ -211,6 +211,69 @@ def test_a_file_without_a_column_that_came_later_reads_as_empty_there(tmp_path):
     assert store.read_trial(tmp_path, "b-r0")["objective.log_likelihood"] is None
 
 
+def written(out, states):
+    """One trial of each state, two measurements each."""
+    for number, state in enumerate(states):
+        name = f"t{number}-r0"
+        store.write_measurements(out, name, [measurement(number, name), measurement(number, name, epoch=2)])
+        if state:
+            store.write_trial(out, trial(name, state=state), {})
+    return out / "results" / "measurements"
+
+
+def test_measurements_of_ended_trials_are_compacted_and_read_as_before(tmp_path):
+    folder = written(tmp_path, ["COMPLETE", "FAILED", "STOPPED", "DIVERGED", ""])
+    rows = store.read(tmp_path).measurements.to_pylist()
+    store.compact(tmp_path)
+    left = {"compacted.parquet", "t1-r0.parquet", "t3-r0.parquet", "t4-r0.parquet"}
+    assert {path.name for path in folder.iterdir()} == left
+
+    def sort(rows):
+        return sorted(rows, key=lambda row: (row["trial_id"], row["epoch"]))
+
+    assert sort(store.read(tmp_path).measurements.to_pylist()) == rows
+    assert [row["epoch"] for row in store.read_measurements(tmp_path, "t2-r0")] == [1, 2]
+    assert store.read_measurements(tmp_path, "t9-r0") == []
+    assert duckdb.sql(f"select count(*), sum(value) from '{folder}/*.parquet'").fetchall() == [(10, 20.0)]
+    before = (folder / "compacted.parquet").stat().st_mtime_ns
+    store.compact(tmp_path)
+    assert (folder / "compacted.parquet").stat().st_mtime_ns == before
+    store.write_trial(tmp_path, trial("t4-r0"), {})  # the study was extended
+    store.compact(tmp_path)
+    assert sort(store.read(tmp_path).measurements.to_pylist()) == rows
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_crash_while_compacting_doubles_no_row(tmp_path, monkeypatch):
+    folder = written(tmp_path, ["COMPLETE", "COMPLETE", "COMPLETE"])
+    with monkeypatch.context() as patch:
+        patch.setattr(type(folder), "unlink", lambda path, missing_ok=False: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            store.compact(tmp_path)
+    assert len(list(folder.iterdir())) == 4
+    assert store.read(tmp_path).measurements.num_rows == 6
+    store.compact(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["compacted.parquet"]
+    assert store.read(tmp_path).measurements.num_rows == 6
+
+
+def test_a_reader_follows_files_that_are_compacted_meanwhile(tmp_path, monkeypatch):
+    written(tmp_path, ["COMPLETE", "COMPLETE"])
+    read, late = store._read_file, []
+
+    def slow(path, schema):
+        if schema is store.MEASUREMENTS and not late:
+            late.append(path)
+            monkeypatch.setattr(store, "_read_file", read)
+            store.compact(tmp_path)
+            return slow(path, schema)
+        return read(path, schema)
+
+    monkeypatch.setattr(store, "_read_file", slow)
+    assert store.read(tmp_path).measurements.num_rows == 4
+    assert late
+
+
 def test_a_trial_that_is_tried_again_is_forgotten_first(tmp_path):
     store.write_trial(tmp_path, trial(state="FAILED"), {})
     store.forget_trial(tmp_path, "abc-r0")
