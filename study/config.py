@@ -263,6 +263,13 @@ class StudyConfig:
     budget: str | None = None
     """Time after which no new trial starts, such as 90s, 30m or 2h; --resume goes on. None: no limit."""
 
+    budget_device_hours: float | None = None
+    """Hours, summed over workers and over all sessions, after which no new trial starts. None: no limit."""
+
+    storage: str | None = None
+    """Database in which Optuna keeps the study, such as sqlite:///study.db or
+    postgresql+psycopg://user:password@host/database. None: a journal in --out."""
+
     keep_checkpoints: int = 20
     """So many of the best trials keep their checkpoint, with the model; running and failed trials do too."""
 
@@ -308,6 +315,10 @@ class StudyConfig:
             samples is None or (isfinite(samples) and samples >= 1),
             f"budget_samples must be >= 1, got {samples}",
         )
+        hours = self.budget_device_hours
+        require(
+            hours is None or (isfinite(hours) and hours > 0), f"budget_device_hours must be > 0, got {hours}"
+        )
         require(
             self.budget is None or seconds(self.budget) > 0,
             f"budget must be a time such as 90s, 30m or 2h, got {self.budget!r}",
@@ -349,6 +360,12 @@ class Study:
     max_concurrent: int | None
     budget_s: float
     """Infinite without a budget."""
+
+    budget_device_s: float
+    """Of all trials, over all sessions; infinite without a budget."""
+
+    storage: str | None = field(repr=False)
+    """URL of Optuna's database, with credentials; none: a journal in `out`."""
 
     keep_checkpoints: int
     """Of ended trials, the best."""

@@ -20,18 +20,23 @@ from study.space import Question
 _PACKAGES = ("ray", "torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "pyarrow", "pydantic")
 """Those whose version may change a number."""
 
-_SAME = ("space", "objectives", "sampler", "scheduler", "seed")
+JOURNAL = "journal"
+"""What study.json calls Optuna's storage where that is a file in the study's folder, and no database."""
+
+_SAME = ("space", "objectives", "storage", "sampler", "scheduler", "seed")
 """What a study keeps for life, besides its fields and domains."""
 
 _GROWS = ("trials", "replicates", "confirm", "confirm_replicates")
 """What may grow when a study is resumed."""
 
-_ADDED = {"objectives": ["mean_coherence"], "confirm": 0, "confirm_replicates": 0}
+_ADDED = {"storage": JOURNAL, "objectives": ["mean_coherence"], "confirm": 0, "confirm_replicates": 0}
 """What a study.json may lack that an earlier version wrote, and what that version did."""
 
 
-def study_values(study: Study, question: Question, command: Sequence[str]) -> dict[str, Any]:
-    """The content of study.json."""
+def study_values(
+    study: Study, question: Question, command: Sequence[str], storage: str = JOURNAL
+) -> dict[str, Any]:
+    """The content of study.json; neither `command` nor `storage` may hold credentials."""
     return {
         "study": study.name,
         "space": study.space_name,
@@ -39,6 +44,7 @@ def study_values(study: Study, question: Question, command: Sequence[str]) -> di
         "description": question.description,
         "command": list(command),
         "preset": study.preset,
+        "storage": storage,
         "sampler": study.sampler,
         "scheduler": study.scheduler,
         "trials": study.trials,

@@ -74,7 +74,13 @@ def main(argv: Sequence[str]) -> int:
             return _replay(early.replay)
         request = read_command_line(argv)
         study = plan(request)
-        values = manifest.study_values(study, request.question, ["study/run.py", *argv])
+        command, where = ["study/run.py", *argv], manifest.JOURNAL
+        if study.storage is not None:
+            from study.storage import check_storage, without_credentials  # here: a database's driver is heavy
+
+            where = without_credentials(study.storage)
+            command = [word.replace(study.storage, where) for word in command]
+        values = manifest.study_values(study, request.question, command, where)
         if request.stored is not None:
             manifest.refuse_changed(request.stored, values, study.out)
         if request.options.dry_run:
@@ -82,6 +88,8 @@ def main(argv: Sequence[str]) -> int:
             return 0
         if study.address:
             _require_reachable(study.address)
+        if study.storage is not None:
+            check_storage(study, is_new=request.stored is None)
         with _claimed(study.out):
             _open_folder(study, values, request.stored)
             return _run(study)
@@ -109,6 +117,8 @@ def read_command_line(argv: Sequence[str]) -> Request:
     fields["data.name"] = early.dataset or fields["data.name"]
     data_set = TrialConfig().with_fields({"data.name": fields["data.name"]})
     kept = {name: stored[name] for name in _KEPT if stored and stored[name]}
+    if kept.get("storage") == manifest.JOURNAL:
+        del kept["storage"]
     kept["objectives"] = tuple(kept.get("objectives", StudyConfig().objectives))
     defaults = StudyConfig(preset=preset, out=Path("runs", question.name), **kept)
     spaces = "".join(f"\n- {name}: {title}" for name, title in list_questions(SPACES).items())
@@ -189,6 +199,8 @@ def plan(request: Request) -> Study:
         gpus_per_worker=gpus_per_worker,
         max_concurrent=options.max_concurrent,
         budget_s=seconds(options.budget) if options.budget else inf,
+        budget_device_s=3600 * options.budget_device_hours if options.budget_device_hours else inf,
+        storage=options.storage,
         keep_checkpoints=options.keep_checkpoints,
         retry=options.retry,
         address=options.address,
@@ -238,6 +250,7 @@ _KEPT = (
     "confirm",
     "confirm_replicates",
     "objectives",
+    "storage",
     "sampler",
     "scheduler",
     "seed",

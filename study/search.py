@@ -12,10 +12,9 @@ from math import isfinite
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from mmjsd.data import DATASETS
 from study import store
 from study.config import (
     FIRST_FRESH,
@@ -28,6 +27,7 @@ from study.config import (
     trial_id,
 )
 from study.record import Trial
+from study.storage import open_storage
 from study.tidy import Checkpoints, Values
 
 _log = logging.getLogger(__name__)
@@ -75,16 +75,19 @@ class Search:
         self.study = study
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(study.out / "optuna.journal")))
         self._optuna = optuna.create_study(
-            storage=storage,
+            storage=open_storage(study),
             study_name=study.name,
             directions=["maximize"] * len(study.objectives),
             pruner=_pruner(study),
             load_if_exists=True,
         )
+        self._optuna.set_metric_names(list(study.objectives))
         self._grid = study.space.grid() if study.sampler == "grid" else []
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
+        self.device_s = sum(row["device_s"] for row in ended)
+        """Device-seconds of the trials that have ended, over all sessions."""
+
         self._checkpoints = Checkpoints(study.out / "checkpoints", study.keep_checkpoints)
         for row in ended:
             self._checkpoints.ended(row, self._values(row))
@@ -168,6 +171,7 @@ class Search:
         row = store.read_trial(trial.out, trial.trial_id)
         assert row is not None, trial.trial_id
         values = self._values(row)
+        self.device_s += row["device_s"]
         self._checkpoints.ended(row, values)
         if trial.phase == "confirm":
             return
@@ -187,8 +191,21 @@ class Search:
         trial = self._optuna.ask()
         params = self.study.space.suggest(trial)
         trial.set_user_attr("params", json.dumps(params))
+        for name, weight in self._weights(params).items():
+            trial.set_user_attr(name, weight)
         self._running[trial.number] = trial
         self._adopt(trial.number, params)
+
+    def _weights(self, params: Mapping[str, Any]) -> dict[str, float]:
+        """The weights of simplexes by their names: what optuna-dashboard can plot instead of their draws."""
+        modalities = [each.name for each in DATASETS[self.study.base.data.name].modalities]
+        weights: dict[str, float] = {}
+        for path, value in params.items():
+            if isinstance(value, tuple):
+                whole = len(value) == len(modalities) + 1
+                names = [*modalities, "prior"] if whole else range(len(value))
+                weights |= {f"{path}.{name}": each for name, each in zip(names, value, strict=True)}
+        return weights
 
     def _adopt(self, number: int, params: Mapping[str, Any] | None) -> None:
         """Queue what is missing of a config that the sampler proposed, now or before a restart."""

@@ -49,7 +49,7 @@ class Outcome:
 def run_study(study: Study) -> Outcome:
     """Train what is missing of a study, and return when all has ended or the user interrupts."""
     search = Search(study)
-    searcher = _StudySearcher(search, study.budget_s)
+    searcher = _StudySearcher(search)
     started_here = _join_or_start(study)
     try:
         concurrent = _concurrency(study)
@@ -153,22 +153,29 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
     the tables hold all that a resumed study needs.
     """
 
-    def __init__(self, search: Search, budget_s: float) -> None:
+    def __init__(self, search: Search) -> None:
         super().__init__(metric=search.study.objectives[0], mode="max")
         self._search = search
         self._running: dict[str, Trial] = {}
-        self._ends_at = time.monotonic() + budget_s
+        self._started_at: dict[str, float] = {}
+        self._ends_at = time.monotonic() + search.study.budget_s
+        self._is_spent = False
 
     @property
     def budget_is_spent(self) -> bool:
-        """Whether no further trial may start."""
-        return time.monotonic() >= self._ends_at
+        """Whether no further trial may start; once so, always so."""
+        now, study = time.monotonic(), self._search.study
+        running_s = sum(now - started for started in self._started_at.values()) * study.workers
+        device_s = self._search.device_s + running_s
+        self._is_spent |= now >= self._ends_at or device_s >= study.budget_device_s
+        return self._is_spent
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         trial = None if self.budget_is_spent else self._search.next()
         if trial is None:
             return None if self._search.is_waiting and not self.budget_is_spent else str(Searcher.FINISHED)
         self._running[trial_id] = trial
+        self._started_at[trial_id] = time.monotonic()
         return {"trial": trial}
 
     def on_trial_complete(self, trial_id: str, error: bool = False, **_: Any) -> None:
@@ -177,6 +184,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         One of which they hold nothing otherwise was interrupted by the user, and goes on another time.
         """
         trial = self._running.pop(trial_id)
+        del self._started_at[trial_id]
         row = store.read_trial(trial.out, trial.trial_id)
         if row is None and error:
             crashes = f"the trial's process vanished {MAX_CRASHES + 1} times; memory may be short"

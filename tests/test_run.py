@@ -162,6 +162,8 @@ def refused(capsys, line):
         ("--space smoke --confirm-replicates 3", "--confirm-replicates goes with --confirm; add it"),
         ("--space smoke --confirm 1 --model.style_dim 1", "the space varies no field, so there is nothing"),
         ("--space smoke --replicates 1001", "replicates must be <= 1000, got 1001"),
+        ("--space smoke --budget-device-hours 0", "budget_device_hours must be > 0, got 0.0"),
+        ("--space smoke --keep-checkpoints -1", "keep_checkpoints must be >= 0, got -1"),
         ("--space smoke --workers 5", "--workers 5 is more than this machine's 4 CPUs"),
         ("--space smoke --gpus-per-worker 1", "the workers need 1 GPU, this machine has 0 GPUs"),
         ("--space smoke --workers 3", "training.batch_size 50 does not split evenly over 3 workers"),

@@ -10,7 +10,7 @@ import pytest
 from study import store
 from study.config import Study, TrialConfig
 from study.search import Search
-from study.space import Choice, SearchSpace, Uniform
+from study.space import Choice, SearchSpace, Simplex, Uniform
 
 GRID = SearchSpace({"model.style_dim": Choice((0, 2)), "objective.beta": Choice((1.0, 2.0, 4.0))})
 LINE = SearchSpace({"objective.beta": Uniform(0.5, 8.0)})
@@ -37,6 +37,8 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         gpus_per_worker=0.0,
         max_concurrent=None,
         budget_s=math.inf,
+        budget_device_s=math.inf,
+        storage=None,
         keep_checkpoints=20,
         retry=(),
         address=None,
@@ -122,6 +124,25 @@ def test_a_config_with_a_diverged_replicate_has_failed_for_the_sampler(tmp_path,
     end(search, second, value, "DIVERGED")
     assert [trial.state.name for trial in optuna_trials(tmp_path)] == ["FAIL"]
     assert Search(study(tmp_path, trials=1)).next() is None
+
+
+def test_device_seconds_are_summed_over_sessions(tmp_path):
+    search = Search(study(tmp_path))
+    run(search, limit=3)
+    assert search.device_s == 3
+    again = Search(study(tmp_path))
+    assert again.device_s == 3
+    run(again, limit=1)
+    assert again.device_s == 4
+
+
+def test_weights_can_be_read_in_optuna(tmp_path):
+    space = SearchSpace({"objective.weights": Simplex(4)})
+    trial = Search(study(tmp_path, space, "random", trials=1)).next()
+    (told,) = optuna_trials(tmp_path)
+    names = ("mnist", "svhn", "text", "prior")
+    weights = tuple(told.user_attrs[f"objective.weights.{name}"] for name in names)
+    assert weights == trial.params["objective.weights"] == trial.config.objective.weights
 
 
 @pytest.mark.parametrize(("space", "sampler"), [(GRID, "grid"), (LINE, "random"), (LINE, "tpe")])

@@ -1,0 +1,130 @@
+"""A study in a database: the same trials as with a journal, and credentials that are written nowhere."""
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import optuna
+import pytest
+
+from study.config import Study
+from study.search import Search
+from study.storage import check_storage, without_credentials
+from tests.test_run import refused, start
+from tests.test_run import tuner as tuner  # a fixture
+from tests.test_search import LINE, optuna_trials, run, study
+
+SECRET = "s3cr:t"
+
+
+def in_database(out, url, **changes) -> Study:
+    return dataclasses.replace(study(out, LINE, "tpe", trials=4), storage=url, **changes)
+
+
+def serves_as_a_journal_does(folder: Path, url: str) -> None:
+    whole = [trial.trial_id for trial in run(Search(study(folder / "journal", LINE, "tpe", trials=4)))]
+    check_storage(in_database(folder / "database", url), is_new=True)
+    before = run(Search(in_database(folder / "database", url)), limit=3)
+    with pytest.raises(ValueError, match="already holds a study 'test'; the last part of --out"):
+        check_storage(in_database(folder / "database", url), is_new=True)
+    check_storage(in_database(folder / "database", url), is_new=False)
+    after = run(Search(in_database(folder / "database", url)))
+    assert [trial.trial_id for trial in (*before, *after)] == whole
+    told = optuna.load_study(study_name="test", storage=url).get_trials()
+    assert [trial.value for trial in told] == [each.value for each in optuna_trials(folder / "journal")]
+    assert not (folder / "database" / "optuna.journal").exists()
+
+
+def test_sqlite_serves_as_a_journal_does(tmp_path):
+    serves_as_a_journal_does(tmp_path, f"sqlite:///{tmp_path}/study.db")
+
+
+@pytest.fixture
+def postgres(tmp_path_factory):
+    """The URL of a PostgreSQL server of our own, on loopback, that asks for a password."""
+    binaries = [*Path("/usr/lib/postgresql").glob("*/bin"), Path(shutil.which("initdb") or "/").parent]
+    found = next((each for each in binaries if (each / "pg_ctl").exists()), None)
+    if found is None:
+        pytest.skip("no PostgreSQL server is installed")
+    pytest.importorskip("psycopg")
+    folder = tmp_path_factory.mktemp("postgres")
+    owner = {}
+    if os.geteuid() == 0:  # as which the server refuses to run
+        owner = {"user": "postgres", "group": "postgres"}
+        shutil.chown(folder, "postgres", "postgres")
+        for parent in (folder.parent, folder.parent.parent):
+            parent.chmod(0o711)
+    (folder / "password").write_text(SECRET)
+    (folder / "password").chmod(0o644)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(program, *arguments):
+        command = [str(found / program), "-D", str(folder / "data"), *arguments]
+        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd="/", **owner)
+
+    call("initdb", "-U", "me", "-A", "scram-sha-256", "--pwfile", str(folder / "password"), "--no-sync")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+    call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+    yield f"postgresql+psycopg://me:{SECRET.replace(':', '%3A')}@127.0.0.1:{port}/postgres"
+    call("pg_ctl", "-m", "immediate", "stop")
+
+
+def test_postgresql_serves_as_a_journal_does_and_a_wrong_password_is_told(postgres, tmp_path):
+    serves_as_a_journal_does(tmp_path, postgres)
+    wrong = postgres.replace("s3cr", "gu3ss")
+    with pytest.raises(ValueError, match="cannot use --storage postgresql") as refusal:
+        check_storage(in_database(tmp_path / "other", wrong), is_new=True)
+    assert "gu3ss" not in str(refusal.value)
+    assert "password authentication failed" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:///a/b.db", "sqlite:///a/b.db"),
+        ("postgresql+psycopg://me:pa%2Fs@host:5433/db?sslpassword=x", "postgresql+psycopg://host:5433/db"),
+        ("mysql+pymysql://me:a/b?c@host/db?charset=utf8", "mysql+pymysql://host/db"),
+    ],
+)
+def test_a_url_is_shown_without_credentials(url, shown):
+    assert without_credentials(url) == shown
+
+
+def test_credentials_are_written_nowhere(tuner, monkeypatch, tmp_path, capsys, caplog):
+    monkeypatch.setattr("study.storage.check_storage", lambda study, is_new: None)
+    url = f"postgresql+psycopg://me:{SECRET}@host/db"
+    with caplog.at_level("DEBUG"):
+        assert start(f"--space smoke --out a --storage {url}") == 0
+        assert start(f"--space smoke --out a --storage={url} --resume") == 0
+    assert tuner.study.storage == url
+    assert json.loads(Path("a/study.json").read_text())["storage"] == "postgresql+psycopg://host/db"
+    said = "".join(capsys.readouterr()) + caplog.text + repr(tuner.study)
+    files = "".join(path.read_text() for path in Path("a").iterdir())
+    assert "s3cr" not in said + files
+    assert "--storage postgresql+psycopg://host/db" in " ".join(
+        json.loads(Path("a/study.json").read_text())["command"]
+    )
+    assert "has storage 'postgresql+psycopg://host/db', not 'sqlite:///x.db'" in refused(
+        capsys, "--space smoke --out a --resume --storage sqlite:///x.db"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("s3cret", "--storage must be the URL of a database, such as sqlite:///study.db"),
+        ("sqlite:////nowhere/study.db", "cannot use --storage sqlite:////nowhere/study.db: unable to open"),
+        ("nosql://me:s3cret@host/db", "cannot use --storage nosql://host/db: Can't load plugin"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_refused_before_anything_is_written(tuner, capsys, url, sentence):
+    said = refused(capsys, f"--space smoke --out a --storage {url}")
+    assert said.startswith(sentence)
+    assert "s3cret" not in said
+    assert not Path("a").exists()

@@ -1,0 +1,77 @@
+"""The tuner's own decisions, without starting Ray: when a budget is spent, and when there is something to wait for."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+from ray.tune.search import Searcher
+
+from study import tuner
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(tuner, "time", clock)
+    return clock
+
+
+def searcher(**changes):
+    study = {
+        "objectives": ("mean_coherence",),
+        "workers": 2,
+        "budget_s": math.inf,
+        "budget_device_s": math.inf,
+    }
+    search = SimpleNamespace(
+        study=SimpleNamespace(**study | changes),
+        device_s=0.0,
+        is_waiting=False,
+        served=0,
+        ended=lambda trial: None,
+    )
+
+    def serve():
+        search.served += 1
+        return SimpleNamespace(number=search.served)
+
+    search.next = serve
+    return tuner._StudySearcher(search), search
+
+
+def test_no_trial_starts_after_the_time(clock):
+    made, search = searcher(budget_s=10.0)
+    clock.now = 9.9
+    assert made.suggest("a")["trial"].number == 1
+    clock.now = 10.0
+    assert made.suggest("b") == Searcher.FINISHED
+    assert (made.budget_is_spent, search.served) == (True, 1)
+
+
+def test_no_trial_starts_once_ended_and_running_trials_have_taken_the_device_seconds(clock):
+    made, search = searcher(budget_device_s=100.0)
+    search.device_s = 60.0  # of earlier sessions
+    assert made.suggest("a")["trial"].number == 1
+    clock.now = 15.0  # two workers
+    assert made.suggest("b")["trial"].number == 2
+    clock.now = 17.5  # 60 + 2 x 17.5 + 2 x 2.5
+    assert made.suggest("c") == Searcher.FINISHED
+    clock.now, search.device_s = 0.0, 0.0  # ended sooner than they looked
+    assert made.budget_is_spent
+
+
+def test_waits_while_a_confirmation_may_follow(clock):
+    made, search = searcher()
+    search.next = lambda: None
+    search.is_waiting = True
+    assert made.suggest("a") is None
+    search.is_waiting = False
+    assert made.suggest("a") == Searcher.FINISHED
