@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from tensorboard.plugins.hparams import summary_v2 as hparams
 from torch.utils.tensorboard import SummaryWriter
 
 from mmjsd.batches import Workers
@@ -115,6 +116,10 @@ class _Recorder:
         if self.leads:
             folder = trial.out / "tensorboard" / trial.trial_id
             self.board = SummaryWriter(str(folder), purge_step=self.epoch + 1)
+            if trial.params and not self.epoch:
+                writer: Any = self.board.file_writer
+                for summary in _hparams(trial):
+                    writer.add_summary(summary)
 
     def keep(self, measurement: Measurement) -> None:
         """Make one epoch's numbers safe, then its checkpoint."""
@@ -217,6 +222,29 @@ class _Recorder:
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+_HPARAMS_METRICS = (
+    "validation/mean_coherence/product",
+    "validation/random_coherence",
+    "test/mean_coherence/product",
+    "test/random_coherence",
+    "test/loss",
+)
+"""TensorBoard's names of what its HPARAMS tab shows of each config."""
+
+
+def _hparams(trial: Trial) -> Iterator[Any]:
+    """What TensorBoard's HPARAMS tab needs: the swept fields, with a config's replicates as one group."""
+    values: dict[str, float | str | bool] = {}
+    for path, value in trial.params.items():
+        if isinstance(value, (tuple, list)):
+            values |= {f"{path}[{index}]": each for index, each in enumerate(value)}
+        else:
+            values[path] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+    metrics = [hparams.Metric(tag, display_name=tag) for tag in _HPARAMS_METRICS]
+    yield hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
+    yield hparams.hparams_pb(values, trial_id=trial.config_hash)
 
 
 def record_end(trial: Trial, state: store.State, error: str = "") -> None:

@@ -13,6 +13,7 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mmjsd.model import load
 from mmjsd.train import latest_checkpoint, read_notes
@@ -108,6 +109,10 @@ def test_each_trial_leaves_a_model_pictures_and_its_curves(undisturbed):
         board = EventAccumulator(str(out / "tensorboard" / name)).Reload()
         assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
         assert {f"samples/{each.removesuffix('.png')}" for each in pictures} == {*board.Tags()["images"]}
+        content = board.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+        assert start.group_name == name.partition("-")[0]  # replicates are one group
+        assert start.hparams["model.style_dim"].number_value == row["param.model.style_dim"]
 
 
 def test_a_finished_study_is_not_trained_again(undisturbed, environment):

@@ -1,4 +1,4 @@
-"""The tuner's own decisions, without starting Ray: when a budget is spent, and when there is something to wait for."""
+"""The tuner decides, without starting Ray: when a budget is spent, and whether there is anything to await."""
 
 import math
 from types import SimpleNamespace
