@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from study.config import (
     seconds,
 )
 from study.options import asks_for_help, parse, parse_study
+from study.preview import describe, plural, shown
 from study.space import Question, SearchSpace, list_questions, load_question
 
 SPACES = Path(__file__).resolve().parents[1] / "search_spaces"
@@ -127,7 +127,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
         whole = next((each for each in question.space.varied if path.startswith(f"{each}.")), None)
         require(whole is None, f"--{path} is part of {whole}, which the space varies; fix it with --{whole}")
         if path in question.space.varied:
-            _log.info("%s is fixed at %s: the space no longer varies it", path, _shown(value))
+            _log.info("%s is fixed at %s: the space no longer varies it", path, shown(value))
     base = data_set.with_fields({**fields, **given})
     if options.budget_samples is not None:
         own = "data.samples_per_epoch"
@@ -193,7 +193,7 @@ def plan(request: Request) -> Study:
         trials=trials,
         replicates=options.replicates,
         confirm=options.confirm,
-        confirm_replicates=(options.confirm_replicates or options.replicates) if options.confirm else 0,
+        confirm_replicates=_confirm_replicates(options, request.stored or {}),
         seed=options.seed,
         workers=options.workers,
         gpus_per_worker=gpus_per_worker,
@@ -211,44 +211,10 @@ def plan(request: Request) -> Study:
     )
 
 
-def describe(study: Study, question: Question) -> str:
-    """What a dry run prints: the size of the study, then its configs, or its domains if they are drawn."""
-    varied = study.space.domains
-    count = f"{_count(study.trials, 'config')} x {_count(study.replicates, 'replicate')}"
-    total = study.trials * study.replicates
-    if study.confirm:
-        confirmed = study.confirm + 1  # with the base config
-        count += f" + {confirmed} to confirm x {_count(study.confirm_replicates, 'replicate')}"
-        total += confirmed * study.confirm_replicates
-    facts: dict[str, Any] = {
-        "objectives": study.objectives,
-        "sampler": study.sampler,
-        "scheduler": study.scheduler,
-        "seed": study.seed,
-    }
-    facts |= {path: attrgetter(path)(study.base) for path in _SIZES if path not in study.space.varied}
-    facts |= {"workers": study.workers, "GPUs per worker": study.gpus_per_worker, "folder": study.out}
-    lines = [f"{study.name}: {question.title}", f"{count} = {total} trials", ""]
-    lines += [f"{name:<{max(map(len, facts))}}  {_shown(value)}" for name, value in facts.items()]
-    if varied:
-        lines.append("")
-    if study.sampler != "grid":
-        lines += [f"{path}  {domain}" for path, domain in varied.items()]
-    elif varied:
-        grid = study.space.grid()[: study.trials]
-        paths = dict.fromkeys(path for params in grid for path in params)
-        columns = [[path, *(_shown(params.get(path, "")) for params in grid)] for path in paths]
-        widths = [max(map(len, column)) for column in columns]
-        for row in zip(*columns, strict=True):
-            lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    return "\n".join(lines) + "\n"
-
-
 _KEPT = (
     "trials",
     "replicates",
     "confirm",
-    "confirm_replicates",
     "objectives",
     "storage",
     "sampler",
@@ -256,23 +222,6 @@ _KEPT = (
     "seed",
 )
 """Options that a study that is resumed has from its study.json."""
-
-_SIZES = (
-    "data.name",
-    "data.samples_per_epoch",
-    "training.epochs",
-    "training.batch_size",
-    "evaluation.every",
-    "evaluation.num_samples",
-)
-"""Fields that decide how long a trial takes."""
-
-
-def _shown(value: Any) -> str:
-    """A field's value as the command line takes it."""
-    if isinstance(value, (tuple, list)):
-        return " ".join(_shown(each) for each in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
@@ -323,9 +272,9 @@ def _run(study: Study) -> int:
         return _note_interruption()
     counts = {"stopped": outcome.stopped, "diverged": outcome.diverged, "failed": outcome.failed}
     others = "".join(f", {count} {state}" for state, count in counts.items() if count or state != "stopped")
-    _log.info("%s complete%s", _count(outcome.complete, "trial"), others)
+    _log.info("%s complete%s", plural(outcome.complete, "trial"), others)
     if outcome.missing:
-        left = _count(outcome.missing, "trial")
+        left = plural(outcome.missing, "trial")
         _log.info("the budget is spent with %s left; the same command with --resume goes on", left)
     _log.info("results: %s", study.out / "results")
     _log.info("report:  python analysis/report.py %s", study.out)
@@ -341,8 +290,8 @@ def _replay(path: Path) -> int:
     found = replay(path.expanduser().absolute())
     for line in found.differences:
         _log.info(line)
-    equal = _count(found.num_equal, "value") + " equal"
-    _log.info(f"{equal}, {_count(len(found.differences), 'difference')}" if found.differences else equal)
+    equal = plural(found.num_equal, "value") + " equal"
+    _log.info(f"{equal}, {plural(len(found.differences), 'difference')}" if found.differences else equal)
     return 1 if found.differences else 0
 
 
@@ -381,8 +330,14 @@ def _budget(options: StudyConfig, space: SearchSpace) -> tuple[Sampler, int]:
         return sampler, options.trials or 20
     size = len(space.grid())
     if options.trials is not None and options.trials > size:
-        _log.info("--trials %d is cut to the grid's %s", options.trials, _count(size, "config"))
+        _log.info("--trials %d is cut to the grid's %s", options.trials, plural(size, "config"))
     return sampler, min(options.trials or size, size)
+
+
+def _confirm_replicates(options: StudyConfig, stored: Mapping[str, Any]) -> int:
+    """As asked now or when the study started, else as many as the search has."""
+    asked = options.confirm_replicates or stored.get("confirm_replicates") or options.replicates
+    return asked if options.confirm else 0
 
 
 def _check_objectives(options: StudyConfig, sampler: Sampler, base: TrialConfig) -> None:
@@ -416,8 +371,8 @@ def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) 
         return
     workers, cores = options.workers, os.cpu_count() or 1
     advice = "take fewer, or join a cluster with --address"
-    cpus, gpus = _count(cores, "CPU"), _count(num_gpus, "GPU")
-    need = _count(workers * gpus_per_worker, "GPU")
+    cpus, gpus = plural(cores, "CPU"), plural(num_gpus, "GPU")
+    need = plural(workers * gpus_per_worker, "GPU")
     require(workers <= cores, f"--workers {workers} is more than this machine's {cpus}; {advice}")
     has_room = workers * gpus_per_worker <= num_gpus
     require(has_room, f"the workers need {need}, this machine has {gpus}; {advice}")
@@ -432,10 +387,6 @@ def _require_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise ValueError(f"no Ray cluster answers at {address} ({error}); check --address") from None
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 
 if __name__ == "__main__":

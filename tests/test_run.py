@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -15,11 +16,12 @@ from filelock import FileLock
 from rich.progress import Progress
 
 from mmjsd import data as datasets
-from study import manifest
+from study import manifest, store
 from study.config import PRESETS, ClusterError, TrialConfig
 from study.display import Display
 from study.record import Trial
 from study.run import main
+from tests.test_store import trial
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = "--objectives mean_coherence log_likelihood"
@@ -331,7 +333,7 @@ def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, c
     assert [(study.confirm, study.confirm_replicates) for study in tuner.studies[-2:]] == [(1, 3)] * 2
     stored = json.loads(Path("b/study.json").read_text())
     assert (stored["confirm"], stored["confirm_replicates"]) == (1, 3)
-    assert "has 1 confirm, which can grow" in refused(capsys, "--space smoke --out b --resume --confirm 0")
+    assert "has 1 confirm, which can grow but not shrink to 0" in refused(capsys, "--space smoke --out b --resume --confirm 0")
     for name in ("confirm", "confirm_replicates", "objectives"):  # as an earlier version wrote it
         del stored[name]
     Path("b/study.json").write_text(json.dumps(stored))
@@ -359,6 +361,33 @@ def test_dry_run_shows_the_configs_and_writes_nothing(capsys, tuner, tmp_path):
     assert "objective.weights  Simplex(size=4, lower=0.02)" in capsys.readouterr().out
     assert not tuner.studies
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_a_study_may_cost_and_how_that_is_known(capsys, monkeypatch):
+    line = "--space subspaces --preset laptop --dry-run"
+    assert start(line) == 0
+    shown = dict(each.split("  ", 1) for each in capsys.readouterr().out.splitlines() if "  " in each)
+    cost = re.match(r" *about ([\d.]+) min of device time for the base config, by a rule", shown["cost"])
+    # 16 trials took two cores 9 min 34 s in all, so at most twice that; the rule knows it to a factor of two.
+    assert 19 / 2 < float(cost[1]) < 19 * 2
+    disk = re.match(r" *about ([\d.]+) MB: 1.1 MB a trial, and 16 checkpoints of 2.6 MB", shown["disk"])
+    assert float(disk[1]) == pytest.approx(16 * (1.1 + 2.6), abs=0.1)
+    assert start(f"{line} --keep-checkpoints 2") == 0
+    assert "3 checkpoints" in capsys.readouterr().out
+    monkeypatch.setattr(manifest, "gpus", lambda: ["H100"])
+    assert start(line) == 0
+    assert "unknown before a trial has ended" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_a_study_that_goes_on_knows_its_trials(capsys, tmp_path):
+    assert start("--space subspaces --out own") == 0
+    for number, device_s in enumerate((50.0, 70.0)):
+        store.write_trial(tmp_path / "own", trial(f"{number}-r0", device_s=device_s), {})
+    assert start("--space subspaces --out own --resume --dry-run") == 0
+    shown = capsys.readouterr().out
+    assert (
+        "about 14 min of device time for 14 trials to come, like the 2 ended here, which took 60 s" in shown
+    )
 
 
 def test_writes_what_was_asked_and_what_carries_it_out(tuner, tmp_path):
