@@ -333,7 +333,8 @@ def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, c
     assert [(study.confirm, study.confirm_replicates) for study in tuner.studies[-2:]] == [(1, 3)] * 2
     stored = json.loads(Path("b/study.json").read_text())
     assert (stored["confirm"], stored["confirm_replicates"]) == (1, 3)
-    assert "has 1 confirm, which can grow but not shrink to 0" in refused(capsys, "--space smoke --out b --resume --confirm 0")
+    sentence = refused(capsys, "--space smoke --out b --resume --confirm 0")
+    assert "has 1 confirm, which can grow but not shrink to 0" in sentence
     for name in ("confirm", "confirm_replicates", "objectives"):  # as an earlier version wrote it
         del stored[name]
     Path("b/study.json").write_text(json.dumps(stored))
