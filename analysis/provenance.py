@@ -122,6 +122,8 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
     pairs = [
         ("Space", study.get("space")),
         ("Budget", budget + (f", {plural(epochs, 'epoch')} each" if budget and epochs else "")),
+        ("Confirmation", _confirmation(study)),
+        ("Objectives", ", ".join(study["objectives"]) if len(study.get("objectives") or ()) > 1 else None),
         ("Sampler", study.get("sampler")),
         ("Scheduler", study.get("scheduler")),
         ("Preset", study.get("preset")),
@@ -137,6 +139,13 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
         ("Started", re.sub(r"T(\d\d:\d\d).*(?:\+00:00|Z)$", r" \1 UTC", started)),
     ]
     return ((label, str(text)) for label, text in pairs if text not in (None, ""))
+
+
+def _confirmation(study: Mapping[str, Any]) -> str | None:
+    if not study.get("confirm"):
+        return None
+    seeds = plural(study["confirm_replicates"], "fresh seed")
+    return f"the best {plural(study['confirm'], 'config')} and the base config, {seeds} each"
 
 
 def _hardware(hardware: Mapping[str, Any]) -> str:

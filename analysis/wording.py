@@ -74,7 +74,7 @@ def _confirmation_sentences(findings: Findings) -> list[str]:
         found = f" with a test {label} of **{plus_minus(winner.fresh, decimals)}**" if winner.fresh else ""
         return [
             f"The confirmation, {among} on {seeds} each, is won by the base config itself{found}: "
-            "what the search found better was chance."
+            "none of the search's best configs exceeds it."
         ]
     name = describe(winner.config, results)
     sentence = f"The confirmation, {among} on {seeds} each, is won by **{name}**"

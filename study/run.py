@@ -158,9 +158,14 @@ def plan(request: Request) -> Study:
     options, space, base = request.options, request.space, request.base
     tried = space.check(base)
     sampler, trials = _budget(options, space)
+    hashes = {base.config_hash()}
     if sampler == "grid":
-        for params in space.grid()[:trials]:
-            space.decode(params, base)
+        hashes |= {space.decode(params, base).config_hash() for params in space.grid()[:trials]}
+    most = len(hashes) - 1 if sampler == "grid" else trials
+    confirm = min(options.confirm, most)
+    if confirm < options.confirm:
+        others = plural(most, "config")
+        _log.info("--confirm %d is cut to the study's %s besides the base config", options.confirm, others)
 
     _check_objectives(options, sampler, base)
     if options.confirm:
@@ -192,7 +197,7 @@ def plan(request: Request) -> Study:
         objectives=options.objectives,
         trials=trials,
         replicates=options.replicates,
-        confirm=options.confirm,
+        confirm=confirm,
         confirm_replicates=_confirm_replicates(options, request.stored or {}),
         seed=options.seed,
         workers=options.workers,

@@ -331,6 +331,8 @@ def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, c
     assert start("--space smoke --out b --resume --confirm 1") == 0
     assert start("--space smoke --out b --resume") == 0
     assert [(study.confirm, study.confirm_replicates) for study in tuner.studies[-2:]] == [(1, 3)] * 2
+    assert start("--space subspaces --out c --confirm 99") == 0
+    assert tuner.study.confirm == 7  # of the grid's eight configs one is the base config
     stored = json.loads(Path("b/study.json").read_text())
     assert (stored["confirm"], stored["confirm_replicates"]) == (1, 3)
     sentence = refused(capsys, "--space smoke --out b --resume --confirm 0")

@@ -236,15 +236,18 @@ def test_a_config_that_diverges_is_told_and_the_study_goes_on(environment, tmp_p
     assert all(row["objective_value"] is None for row in rows)
 
 
-def test_a_scheduler_stops_trials_and_what_they_showed_is_kept(environment, tmp_path):
+def test_a_scheduler_stops_trials_what_they_showed_is_kept_and_the_best_is_confirmed(environment, tmp_path):
     out = tmp_path / "halving"
-    options = ("--scheduler", "asha", "--sampler", "qmc")
+    options = ("--scheduler", "asha", "--sampler", "qmc", "--confirm", "1")
     size = ("--trials", "5", "--replicates", "1", "--max-concurrent", "1", "--training.epochs", "4")
     small = ("--data.samples_per_epoch", "300", "--model.width", "0.1", "--evaluation.num_samples", "100")
     often = ("--evaluation.every", "1", "--evaluation.probe_samples", "100")
     said = run(environment, out, *options, *size, *small, *often, space="priors")
     assert said.returncode == 0, said.stderr
     rows = trials(out)
+    fresh = [row for row in rows.values() if row["phase"] == "confirm"]
+    assert {row["replicate"] for row in fresh} == {1000}
+    assert [row["state"] for row in fresh] == ["COMPLETE"] * 2  # the best config and the base config
     stopped = {name for name, row in rows.items() if row["state"] == "STOPPED"}
     assert stopped
     assert {row["state"] for row in rows.values()} == {"COMPLETE", "STOPPED"}
