@@ -270,6 +270,7 @@ def _confirmed(source: _Source, *, descending: bool) -> tuple[Config, ...]:
         Config(
             config_hash,
             {path: _value(group[0], path) for path in paths},
+            json.loads(group[0]["config"]),
             tuple(
                 Trial.of(row, source.run.folder) for row in sorted(group, key=lambda row: row["replicate"])
             ),

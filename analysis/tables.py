@@ -141,9 +141,9 @@ def confirmation_table(findings: Findings) -> Table | None:
             Cell(str(len(each.config.complete)), "number", len(each.config.complete)),
         ]
         rows.append(Row(tuple(cells), index == 0 and validation is not None))
-    config_titles = _config_titles(findings)
-    titles = (*config_titles, "test", "validation", "test", "against the base, test", "p", "replicates")
-    groups = (("", len(config_titles)), ("search", 1), ("fresh seeds", 5))
+    fields = config_titles(findings)
+    titles = (*fields, "test", "validation", "test", "against the base, test", "p", "replicates")
+    groups = (("", len(fields)), ("search", 1), ("fresh seeds", 5))
     caption = f"Confirmation with fresh seeds: {results.objective.label}"
     return Table("confirmation", caption, titles, tuple(rows), groups, sortable=True)
 

@@ -66,6 +66,7 @@ def end(search, trial, value, state="COMPLETE"):
         "started_at": now,
         "finished_at": now,
         "peak_memory_gib": 1.0,
+        "evaluation_s": 0.1,
         "dirty": False,
         "versions": "{}",
         "objective_value": value,
