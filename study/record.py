@@ -214,7 +214,7 @@ class _Recorder:
             for name, picture in measurement.draw().items():
                 self.board.add_image(f"samples/{name}", picture, measurement.epoch, dataformats="HWC")
                 temporary = folder / f".{name}.png.{os.getpid()}"
-                Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+                Image.fromarray(picture).save(temporary, format="PNG")
                 os.replace(temporary, folder / f"{name}.png")
 
     def _peak_memory_gib(self) -> float:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmjsd import figures
 from mmjsd.batches import Pairs
 from mmjsd.config import ModelConfig, ObjectiveConfig
 from mmjsd.data import ALPHABET, DATASETS, Examples, Modality, encode_text
@@ -92,6 +93,28 @@ def test_swapped_styles_add_a_rows_style_to_a_columns_content(linear):
     by_style = swapped.diff(dim=0)
     torch.testing.assert_close(by_style, by_style[:, :1].expand_as(by_style))
     torch.testing.assert_close(own.diagonal().T, again)  # a sample in its own style is its reconstruction
+
+
+@pytest.mark.parametrize("ignored", ["content", "style"])
+def test_in_the_picture_share_their_rows_style_and_their_columns_content(linear, monkeypatch, ignored):
+    composed = {}
+    blank = np.zeros((1, 1, 3), np.uint8)
+    monkeypatch.setattr(
+        figures, "compose", lambda title, note, blocks: composed.setdefault(title, blocks) is None or blank
+    )
+    model = linear(3, 2)
+    with torch.no_grad():
+        weight = model.decoders["red"][0].weight
+        weight[:, slice(0, 2) if ignored == "content" else slice(2, 4)] = 0
+    draw_figures(model, split_of(TINY[:3]))
+    given, *blocks = composed["red from other modalities"]
+    assert [*given.labels] == ["green, given", "blue, given"]
+    assert [block.labels[0] for block in blocks] == ["from green", "from blue", "from green + blue"]
+    for block in blocks:
+        shown = np.array([[np.asarray(tile) for tile in row] for row in block.rows])
+        assert shown.shape[:2] == (5, 10)
+        across_rows, across_columns = ((shown != shown.take([0], axis)).any() for axis in (0, 1))
+        assert (across_rows, across_columns) == ((True, False) if ignored == "content" else (False, True))
 
 
 # The samples in pictures ...
