@@ -1,11 +1,11 @@
 """Which settings make mmJSD coherent on real MNIST-SVHN-Text within a million training samples?
 
-Run:    python study/run.py --space benchmarks/mnist_svhn_text.py --data-dir FOLDER --trials 24 --replicates 1
-            --sampler tpe --scheduler asha --out runs/search
+Run:    python study/run.py --space benchmarks/mnist_svhn_text/search.py --data-dir FOLDER --trials 24
+            --replicates 1 --sampler tpe --scheduler asha --out runs/search
 Source: the paper's experiment 4.2 (https://arxiv.org/abs/2006.08242) at a small fraction of its budget of
         56 to 112 million samples. Text weighs 384 times as much as SVHN there, and its subspace's divergence
         so little against that that the subspace takes the digit along: hence the wide ranges of both.
-Cost:   see benchmarks/mnist_svhn_text.md.
+Cost:   see README.md beside this file.
 """
 
 from study.space import Choice, Integer, LogUniform, SearchSpace
