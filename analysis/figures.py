@@ -290,17 +290,16 @@ def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawin
 
 
 def _parallel(findings: Findings) -> Drawing | None:
-    factors = [
-        factor
-        for factor in findings.results.factors
-        if len({factor.value(each.config) for each in findings.configs} - {None}) > 1
-    ]
     shown = [
-        (each, estimate.value)
-        for each in findings.configs
-        if (estimate := each.estimates.get("objective"))
-        and all(factor.value(each.config) is not None for factor in factors)
+        (each, estimate.value) for each in findings.configs if (estimate := each.estimates.get("objective"))
     ][:MOST_VECTORS]
+
+    def is_varied(factor: Factor) -> bool:
+        """Whether all that are shown have the field, and not all the same value of it."""
+        values = {factor.value(each.config) for each, _ in shown}
+        return len(values) > 1 and None not in values
+
+    factors = list(filter(is_varied, findings.results.factors))
     if len(factors) < 3 or len(shown) < 3:
         return None
     values = [value for _, value in shown]

@@ -75,7 +75,7 @@ def fixed_settings(results: Results) -> Table | None:
         for path, value in bases[0].items()
         if path != "seed"
         and all(path in base and base[path] == value for base in bases)
-        and not any(path == other or path.startswith(f"{other}.") for other in swept)
+        and not any(f"{path}.".startswith(f"{other}.") or other.startswith(f"{path}.") for other in swept)
     ]
     return Table("fields", "Fields that all trials share", ("field", "value"), tuple(rows)) if rows else None
 

@@ -399,6 +399,25 @@ def test_report_sets_cost_against_quality_where_costs_differ(tmp_path, monkeypat
     assert (tmp_path / "run" / "report" / "figures" / "cost.png").stat().st_size > 1000
 
 
+def test_report_draws_only_fields_in_which_the_complete_configs_differ(tmp_path):
+    sizes = [{"model.style_dim.mnist": 1 + (index > 4), "objective.beta": 1.0 + index} for index in range(8)]
+    configs = [size | {"model.width": 0.1 * (1 + index % 3)} for index, size in enumerate(sizes)]
+    configs = [
+        each | {"training.learning_rate": 1e-3 * (1 + index % 4)} for index, each in enumerate(configs)
+    ]
+    run = write_study(
+        tmp_path / "stopped",
+        configs,
+        lambda params: params["objective.beta"] / 10,
+        replicates=1,
+        state=lambda config, replicate: "STOPPED" if config > 4 else "COMPLETE",
+        study={"domains": {}, "sampler": "tpe"},
+    )
+    text = report(run).text
+    assert "All fields at once" in text
+    assert "model.style_dim 4" not in text  # of the base: a part of it is swept
+
+
 def test_report_of_ten_trials_and_one_factor_shows_no_importance(tmp_path):
     run = write_study(tmp_path / "run", grid(model__style_dim=(0, 1, 2, 3, 4)), lambda params: 0.5)
     assert "Importance of the swept fields" not in report(run).text
