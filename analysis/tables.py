@@ -294,8 +294,11 @@ def subset_table(findings: Findings) -> Table | None:
         return None
     kinds = [("coherence", target) for target in targets] + ([("probe_accuracy", "")] if probed else [])
     rows = []
+    measured = {quantity.given for quantity in found}
     for subset in _subsets(results.modalities):
         given = "+".join(sorted(subset))
+        if given not in measured:
+            continue
         cells = [Cell(" + ".join(subset))]
         for metric, target in kinds:
             posteriors = ("product", "mixture") if len(subset) > 1 else ("",)

@@ -32,6 +32,7 @@ OBJECTIVES = {
     "mmjsd, dynamic prior product": ObjectiveConfig(name="mmjsd"),
     "mmjsd, dynamic prior mixture": ObjectiveConfig(name="mmjsd", dynamic_prior="mixture"),
     "mmvae": ObjectiveConfig(name="mmvae"),
+    "mmvae, importance-weighted, 4 draws": ObjectiveConfig(name="mmvae", importance_samples=4),
     "mopoe": ObjectiveConfig(name="mopoe"),
     "mvae": ObjectiveConfig(name="mvae"),
     "mvtcae": ObjectiveConfig(name="mvtcae"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mmjsd.data import DATASETS
 from study.config import Study, TrialConfig
 from study.space import Question
 
@@ -22,7 +23,7 @@ _SIZES = (
 _WIDTHS = (0.1, 0.25, 0.5, 1.0)
 _TRAINING_S = (0.00045, 0.00049, 0.00069, 0.00123)
 """Seconds that a training sample takes at these widths; measured like all below on one core of an AMD EPYC at
-batch size 32, objective mmjsd and three modalities."""
+batch size 32, objective mmjsd and the modalities of the data set digits."""
 
 _CHECKPOINT_MB = (0.95, 2.6, 6.3, 17.0)
 """At these widths."""
@@ -103,6 +104,8 @@ def _cost(study: Study, total: int) -> str:
         )
     if study.gpus_per_worker > 0:
         return "unknown before a trial has ended: there is no rule for GPUs"
+    if DATASETS[study.base.data.name].modalities != DATASETS["digits"].modalities:
+        return f"unknown before a trial has ended: there is no rule for {study.base.data.name}"
     return (
         f"about {_duration(total * trial_s(study.base))} of device time for the base config, by a rule "
         "measured on one core of an AMD EPYC; expect a factor of two"
@@ -125,7 +128,7 @@ def _disk(study: Study, total: int) -> str:
     size_mb = total * _FILES_MB + kept * checkpoint_mb
     return (
         f"about {size_mb:.3g} MB: {_FILES_MB:g} MB a trial, and {plural(kept, 'checkpoint')} of "
-        f"{checkpoint_mb:.2g} MB as measured with the embedded data"
+        f"{checkpoint_mb:.2g} MB as measured with the data set digits"
     )
 
 

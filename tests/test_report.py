@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
@@ -13,7 +14,7 @@ import pytest
 from analysis.findings import Findings, find
 from analysis.reading import ReportError, load
 from analysis.report import main, write_report
-from analysis.tables import config_table
+from analysis.tables import config_table, subset_table
 from analysis.wording import answer
 from study import store
 from tests import synthetic
@@ -151,6 +152,20 @@ def test_findings_correlate_continuous_factors(tmp_path):
     page = report(run)
     assert "goes most closely with learning_rate" in page.text
     assert "between configs" in page.text
+
+
+def test_the_best_config_has_a_row_for_each_subset_that_was_measured(tmp_path, monkeypatch):
+    def first_two(names, size):
+        return list(combinations(names, size))[:2] if size > 1 else combinations(names, size)
+
+    monkeypatch.setattr(synthetic, "combinations", first_two)
+    run = write_study(tmp_path / "run", grid(objective__beta=(1, 2)), lambda params: 0.5, modalities="abcd")
+    table = subset_table(find(load(run)))
+    assert [row.cells[0].text for row in table.rows] == [
+        *("a", "b", "c", "d"),
+        *("a + b", "a + c", "a + b + c", "a + b + d", "a + b + c + d"),
+    ]
+    assert not any(cell.text == "–" for row in table.rows for cell in row.cells)
 
 
 @pytest.mark.parametrize(("modalities", "name"), [(("image", "text"), "ternary"), (("a", "b", "c"), "pairs")])

@@ -377,9 +377,11 @@ def test_a_dry_run_says_what_a_study_may_cost_and_how_that_is_known(capsys, monk
     assert float(disk[1]) == pytest.approx(16 * (1.1 + 2.6), abs=0.1)
     assert start(f"{line} --keep-checkpoints 2") == 0
     assert "3 checkpoints" in capsys.readouterr().out
+    assert start(f"{line} --dataset polydigits-5") == 0
+    assert "unknown before a trial has ended: there is no rule for polydigits-5" in capsys.readouterr().out
     monkeypatch.setattr(manifest, "gpus", lambda: ["H100"])
     assert start(line) == 0
-    assert "unknown before a trial has ended" in capsys.readouterr().out
+    assert "unknown before a trial has ended: there is no rule for GPUs" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_a_study_that_goes_on_knows_its_trials(capsys, tmp_path):
