@@ -37,8 +37,8 @@ def model(objective: ObjectiveConfig | None = None, name: str = "digits") -> Mul
     return MultimodalVae(DATASETS[name].modalities, config, objective or ObjectiveConfig())
 
 
-def train(vae, data, training=TRAINING, resume=None):
-    return list(fit(vae, data, samples_per_epoch=200, training=training, seed=5, resume=resume))
+def train(vae, data, training=TRAINING, resume=None, samples=200):
+    return list(fit(vae, data, samples_per_epoch=samples, training=training, seed=5, resume=resume))
 
 
 @pytest.mark.parametrize("name", ["digits", "polydigits-2", "polydigits-5"])
@@ -66,16 +66,16 @@ def test_the_loss_falls(name):
 )
 def test_resumed_training_gives_the_numbers_of_undisturbed_training(objective, name, tmp_path):
     undisturbed = model(objective, name)
-    expected = train(undisturbed, pairs(missing=0.3, name=name))
+    expected = train(undisturbed, pairs(missing=0.3, name=name), samples=64)
 
-    interrupted = fit(model(objective, name), pairs(missing=0.3, name=name), 200, TRAINING, seed=5)
+    interrupted = fit(model(objective, name), pairs(missing=0.3, name=name), 64, TRAINING, seed=5)
     epoch = next(epoch for epoch in interrupted if epoch.number == 2)
     # The generator holds the model at epoch 2; what follows sees the files alone.
     vae = interrupted.gi_frame.f_locals["model"]
     path = save_checkpoint(vae, epoch.state, tmp_path, {"wall_s": 3.5})
     resumed, state = load_checkpoint(path)
     torch.manual_seed(99)
-    rest = train(resumed, pairs(missing=0.3, name=name), resume=state)
+    rest = train(resumed, pairs(missing=0.3, name=name), resume=state, samples=64)
 
     assert [each.number for each in rest] == [3, 4]
     for got, wanted in zip(rest, expected[2:], strict=True):
