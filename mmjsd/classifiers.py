@@ -47,7 +47,7 @@ class Classifier:
 def load_classifiers(
     data: Data, device: torch.device | str = "cpu", progress: Callable[[str], None] | None = None
 ) -> dict[str, Classifier]:
-    """The data set's classifiers, from the cache or, the first time, trained: some ten seconds each on one core.
+    """The data set's classifiers, from the cache or, the first time, trained: some ten seconds each.
 
     Cached under the hash of the data, so that other data never meet them. Safe when several
     processes ask at once: one trains, the others wait.
