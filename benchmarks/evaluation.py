@@ -18,16 +18,15 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from mmjsd import data as datasets
+from mmjsd import metrics
+from mmjsd.batches import Pairs
+from mmjsd.classifiers import load_classifiers
+from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from mmjsd.model import MultimodalVae
+from mmjsd.train import fit
 
-from mmjsd import data as datasets  # noqa: E402
-from mmjsd import metrics  # noqa: E402
-from mmjsd.batches import Pairs  # noqa: E402
-from mmjsd.classifiers import load_classifiers  # noqa: E402
-from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig, TrainingConfig  # noqa: E402
-from mmjsd.model import MultimodalVae  # noqa: E402
-from mmjsd.train import fit  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 TRAINING_SAMPLES = 100_000
 """The training in whose units an evaluation is told."""

@@ -18,14 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from mmjsd.batches import Pairs
+from mmjsd.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mmjsd.data import DATASETS, Examples
+from mmjsd.model import MultimodalVae
+from mmjsd.train import fit
 
-from mmjsd.batches import Pairs  # noqa: E402
-from mmjsd.config import ModelConfig, ObjectiveConfig, TrainingConfig  # noqa: E402
-from mmjsd.data import DATASETS, Examples  # noqa: E402
-from mmjsd.model import MultimodalVae  # noqa: E402
-from mmjsd.train import fit  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 MODALITIES = (2, 3, 5, 8)
 OBJECTIVES = {

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from study import store
 
-from study import store  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 MODALITIES = ("image", "sound", "text")
 REPLICATES = 4
