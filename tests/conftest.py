@@ -1,7 +1,10 @@
 """Settings of all tests, random experts, and tiny modalities on which a bound can be worked out by hand."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 from mmjsd.config import ModelConfig, ObjectiveConfig
-from mmjsd.data import Modality
+from mmjsd.data import Data, Modality, load
 from mmjsd.gaussian import Gaussian
 from mmjsd.model import MultimodalVae
 from mmjsd.networks import NETWORKS, Networks
@@ -132,3 +135,29 @@ def linear_log_likelihood(model: MultimodalVae, x: Mapping[str, Tensor]) -> Tens
     mean = torch.cat([layer.bias for layer in layers.values()])
     pixels = torch.cat([each.flatten(1) for each in x.values()], dim=1)
     return MultivariateNormal(mean, covariance).log_prob(pixels)
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
+    """The data set `digits`, drawn anew and not read from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMJSD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield load("digits")
+
+
+@pytest.fixture
+def compile_latex(tmp_path: Path) -> Callable[[Sequence[Path], str], None]:
+    """Compile tables as one document, each followed by `between`; skips where there is no LaTeX."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs LaTeX")
+
+    def compile_tables(tables: Sequence[Path], between: str = "") -> None:
+        inputs = "\n".join(f"\\input{{{path.as_posix()}}}{between}" for path in tables)
+        preamble = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+        (tmp_path / "all.tex").write_text(preamble + inputs + r"\end{document}")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert "Overfull" not in done.stdout
+
+    return compile_tables

@@ -1,6 +1,4 @@
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -196,16 +194,8 @@ def test_latex_tables_have_as_many_cells_as_columns(run):
         assert not re.search(r"(?<!\\)[#_^]", path.read_text().replace("tab:" + path.stem, ""))
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
-def test_latex_tables_compile(run, tmp_path):
-    tables = sorted((write_report(run).parent / "tables").glob("*.tex"))
-    inputs = "\n".join(f"\\input{{{path.as_posix()}}}" for path in tables)
-    preamble = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
-    (tmp_path / "all.tex").write_text(preamble + inputs + r"\end{document}")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+def test_latex_tables_compile(run, compile_latex):
+    compile_latex(sorted((write_report(run).parent / "tables").glob("*.tex")))
 
 
 def test_bold_are_the_best_of_a_column_and_what_is_tied_with_it(tmp_path):

@@ -1,7 +1,5 @@
 """A study beside the paper: published numbers, recognised models, the paper's layout, and its claims."""
 
-import shutil
-import subprocess
 from math import sqrt
 from statistics import fmean, stdev
 
@@ -286,19 +284,12 @@ def test_other_data_of_the_same_modalities_are_shown_without_differences(tmp_pat
     assert [cell.text for cell in first.rows[1].cells[2:4]] == ["0.85", "0.20"]
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
-def test_latex_tables_compile(run, tmp_path):
+def test_latex_tables_compile(run, compile_latex):
     tables = sorted((run / "report" / "tables").glob("*.tex"))
     assert {"claims", "paper_1", "paper_4_log_likelihood", "as_released", "leak"} <= {
         path.stem for path in tables
     }
-    inputs = "\n".join(f"\\input{{{path.as_posix()}}}\\clearpage" for path in tables)
-    preamble = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
-    (tmp_path / "all.tex").write_text(preamble + inputs + r"\end{document}")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    compile_latex(tables, r"\clearpage")
 
 
 # What the formulas of the authors' code add

@@ -13,13 +13,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from filelock import FileLock
-from rich.progress import Progress
 
 from mmjsd import data as datasets
 from study import manifest, store
-from study.config import PRESETS, ClusterError, TrialConfig
-from study.display import Display
-from study.record import Trial
+from study.config import PRESETS, ClusterError
 from study.run import main
 from tests.test_store import trial
 
@@ -589,13 +586,3 @@ def test_runs_from_anywhere_without_pythonpath(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == "error: unknown option --objective.bta; did you mean --objective.beta?\n"
-
-
-def test_display_names_a_trial_by_its_fields_and_cases(monkeypatch):
-    monkeypatch.setattr(Progress, "add_task", lambda self, text, **rest: texts.append(text) or len(texts))
-    texts: list[str] = []
-    params = {"subspaces": "4 each", "model.style_dim": 4, "objective.beta": 2.5}
-    objectives = ("mean_coherence",)
-    trial = Trial("", "", Path(), TrialConfig(), params, 0, "search", objectives, 1, "", False, "{}")
-    Display("study", 1, 1, "mean_coherence").started(trial)
-    assert texts[-1].strip() == "subspaces 4 each, style_dim 4, beta 2.5, replicate 1"
