@@ -1,6 +1,6 @@
 """Batches on the device: pairs of modalities drawn by class, and the share of one worker among several."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,8 +121,25 @@ class PairedSamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, rows: slice) -> Batch:
-        """Images as float32 in [0, 1], text as int64; a hidden modality's values are zero."""
+    @staticmethod
+    def concatenate(parts: "Sequence[PairedSamples]") -> "PairedSamples":
+        """All samples of several draws from the same pairs, one after the other, in memory of their own."""
+        first = parts[0]
+        present = first.present and {
+            name: torch.cat([part.present[name] for part in parts if part.present]) for name in first.present
+        }
+        indices = {name: torch.cat([part.indices[name] for part in parts]) for name in first.indices}
+        return PairedSamples(first.pairs, torch.cat([part.labels for part in parts]), indices, present)
+
+    def overwrite(self, other: "PairedSamples") -> None:
+        """Take as many other samples into this one's memory, which a recorded computation reads."""
+        self.labels.copy_(other.labels)
+        for mine, theirs in ((self.indices, other.indices), (self.present or {}, other.present or {})):
+            for name, values in mine.items():
+                values.copy_(theirs[name])
+
+    def batch(self, rows: slice | Int[Tensor, " row"]) -> Batch:
+        """Images in [0, 1] in torch's default type, text as int64; a hidden modality's values are zero."""
         present = {name: here[rows] for name, here in self.present.items()} if self.present else None
         x = {name: self._values(name, rows, present) for name in self.indices}
         return Batch(x, self.labels[rows], present)
@@ -133,11 +150,11 @@ class PairedSamples:
         starts = range(share.start, max(share.stop, share.start + 1), size)
         return [slice(start, min(start + size, share.stop)) for start in starts]
 
-    def _values(self, name: str, rows: slice, present: Mapping[str, Tensor] | None) -> Tensor:
+    def _values(self, name: str, rows: slice | Tensor, present: Mapping[str, Tensor] | None) -> Tensor:
         values = self.pairs.values[name][self.indices[name][rows]]
         if present is not None:
             values = values * present[name].reshape(-1, *[1] * (values.ndim - 1)).to(values.dtype)
-        return values.long() if values.ndim == 2 else values.float() / 255
+        return values.long() if values.ndim == 2 else values.to(torch.get_default_dtype()) / 255
 
 
 def _class_starts(labels: np.ndarray) -> np.ndarray:

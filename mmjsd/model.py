@@ -89,8 +89,9 @@ class MultimodalVae(nn.Module):
         for name in self.modalities:
             if name in x:
                 content, style = self.config.content_dim, self.style_dims[name]
-                head = self.heads[name](self.encoders[name](x[name])).float()
-                mu, logvar, style_mu, style_logvar = head.split([content, content, style, style], dim=-1)
+                head = _accurate(self._encode(name, x[name]))
+                sizes = [content, content, style, style]
+                mu, logvar, style_mu, style_logvar = torch.split(head, sizes, dim=-1)
                 result[name] = Posterior(Gaussian(mu, logvar), Gaussian(style_mu, style_logvar))
         return result
 
@@ -120,7 +121,7 @@ class MultimodalVae(nn.Module):
         weights = torch.stack([row * weight for row, weight in rows])
         weights = torch.where(weights.sum(0) > 0, weights, here)
         if with_prior:
-            prior = torch.full_like(weights[:1], self.objective.weights[-1])
+            prior = torch.ones_like(weights[:1]) * self.objective.weights[-1]
             weights = torch.cat([weights, prior])
         return weights / weights.sum(0)
 
@@ -229,8 +230,15 @@ class MultimodalVae(nn.Module):
         return next(self.parameters()).device
 
     def _location(self, name: str, content: Tensor, style: Tensor) -> Tensor:
-        located: Tensor = self.decoders[name](torch.cat([content, style], dim=-1))
-        return located.float()
+        return _accurate(self._decode(name, torch.cat([content, style], dim=-1)))
+
+    def _encode(self, name: str, x: Tensor) -> Tensor:
+        head: Tensor = self.heads[name](self.encoders[name](x))
+        return head
+
+    def _decode(self, name: str, latent: Tensor) -> Tensor:
+        location: Tensor = self.decoders[name](latent)
+        return location
 
     def _product(self, experts: Mapping[str, Gaussian], here: Mapping[str, Tensor]) -> Gaussian:
         """The product of the experts that each sample has, in mvae with the prior; of one it is that one."""
@@ -254,6 +262,11 @@ class MultimodalVae(nn.Module):
 
     def _uniform(self, batch: int, generator: torch.Generator | None) -> Tensor:
         return torch.rand(batch, generator=generator, device=self.device)
+
+
+def _accurate(values: Tensor) -> Tensor:
+    """What networks give in bfloat16 as float32; densities need no less."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def save(model: MultimodalVae, folder: Path) -> None:

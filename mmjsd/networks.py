@@ -50,7 +50,8 @@ class OneHot(nn.Module):
 
     def forward(self, indices: Tensor) -> Tensor:
         """In the floating type of the layers that follow."""
-        return F.one_hot(indices, len(ALPHABET)).movedim(-1, 1).to(torch.get_default_dtype())
+        characters = torch.arange(len(ALPHABET), device=indices.device)[:, None]
+        return (indices[:, None] == characters).to(torch.get_default_dtype())
 
 
 class CharactersLast(nn.Module):

@@ -1,6 +1,6 @@
 """The multimodal bounds, as one family: a joint posterior, a content divergence, and what is added."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import log
 
@@ -97,6 +97,21 @@ class Draws:
             style={name: noise[rows] for name, noise in self.style.items()},
             unimodal={name: noise[rows] for name, noise in self.unimodal.items()},
             prior=None if self.prior is None else self.prior[rows],
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence["Draws"]) -> "Draws":
+        """The rows of several draws, one after the other."""
+        first, *others = parts
+        if not others:
+            return first
+        priors = [part.prior for part in parts if part.prior is not None]
+        return Draws(
+            content=torch.cat([part.content for part in parts]),
+            choice=torch.cat([part.choice for part in parts]),
+            style={name: torch.cat([part.style[name] for part in parts]) for name in first.style},
+            unimodal={name: torch.cat([part.unimodal[name] for part in parts]) for name in first.unimodal},
+            prior=torch.cat(priors) if priors else None,
         )
 
 

@@ -263,6 +263,9 @@ class StudyConfig:
     max_concurrent: int | None = None
     """Trials at the same time. None: as many as the workers find room for."""
 
+    pack: int = 1
+    """Replicates of a config that one process trains as one, on stacked parameters; faster on a GPU."""
+
     budget_samples: float | None = None
     """Training samples of each trial, in as many epochs as without it. None: as the fields say."""
 
@@ -301,7 +304,7 @@ class StudyConfig:
     """Seeds the sampler, and with config and replicate every trial."""
 
     def __post_init__(self) -> None:
-        for name in ("trials", "replicates", "confirm_replicates", "workers", "max_concurrent"):
+        for name in ("trials", "replicates", "confirm_replicates", "workers", "max_concurrent", "pack"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}")
         require(self.replicates <= FIRST_FRESH, f"replicates must be <= {FIRST_FRESH}, got {self.replicates}")
@@ -310,6 +313,10 @@ class StudyConfig:
         require(
             self.confirm > 0 or self.confirm_replicates is None,
             "--confirm-replicates goes with --confirm; add it, or leave --confirm-replicates out",
+        )
+        require(
+            self.pack == 1 or self.workers == 1,
+            "--pack trains replicates in one process; leave it out, or leave --workers out",
         )
         twice = [each for each in self.objectives if self.objectives.count(each) > 1]
         require(not twice, f"--objectives names {twice[0] if twice else ''} twice; leave one out")
@@ -364,6 +371,7 @@ class Study:
     workers: int
     gpus_per_worker: float
     max_concurrent: int | None
+    pack: int
     budget_s: float
     """Infinite without a budget."""
 

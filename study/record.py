@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +23,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mmjsd.batches import Workers
 from mmjsd.metrics import Score
-from mmjsd.train import DivergedError, latest_checkpoint, read_notes
+from mmjsd.train import latest_checkpoint, read_notes
 from study import store
 from study.config import Objective, Phase, TrialConfig, objective_curve, trial_id
-from study.trial import Measurement, run_trial
+from study.trial import Measurement, run_pack
 
 
 @dataclass(frozen=True)
@@ -66,41 +66,74 @@ class Trial:
         return self.out / "checkpoints" / self.trial_id
 
 
-def record(trial: Trial, device: torch.device | str, report: Callable[[dict[str, Any]], None]) -> str:
-    """Run a trial from its last checkpoint to its end; its state as the tables write it.
+def record(
+    trials: Sequence[Trial], device: torch.device | str, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run a trial, or several as one pack, from their last checkpoints to their end.
 
-    Each epoch's numbers are safe before its checkpoint is, and the trial's row is written last: a
-    process killed anywhere repeats at most the epoch it was in. Divergence, and whatever else a
-    trial alone in its process raises, becomes its state with the reason, so that one bad config
+    Each epoch's numbers are safe before its checkpoint is, and a trial's row is written last: a
+    process killed anywhere repeats at most the epoch it was in. Divergence, and whatever else
+    trials alone in their process raise, becomes their state with the reason, so that one bad config
     does not stop a study. Among several workers an error may be another's death: it is raised.
 
     Args:
-        trial: what to train.
+        trials: what to train; several must fit together, as replicates of one config do. Those whose
+            checkpoints are of different epochs, after a crash, go on one after the other.
         device: where.
-        report: called after each epoch with "epoch" and, where evaluated, the objectives by name. It may
-            end this thread, when a scheduler stops the trial.
+        report: called after each epoch with "epoch", "shown" (the first objective of each trial by its id, or
+            none where it was not evaluated) and all objectives by name, means over the trials. It may end
+            this thread, when a scheduler stops the trials.
     """
-    recorder = _Recorder(trial, device)
-    state, error = "COMPLETE", ""
+    recorders = [_Recorder(trial, device, len(trials)) for trial in trials]
+    for epoch in sorted({recorder.epoch for recorder in recorders}):
+        _record_pack([recorder for recorder in recorders if recorder.epoch == epoch], report)
+
+
+def _record_pack(recorders: Sequence["_Recorder"], report: Callable[[dict[str, Any]], None]) -> None:
+    first = recorders[0]
+    going = list(recorders)
     try:
-        for measurement in run_trial(trial.config, recorder.resume, device, trial.objectives):
-            recorder.keep(measurement)
-            report({"epoch": measurement.epoch, **recorder.objectives(measurement.epoch)})
-    except DivergedError as diverged:
-        state, error = "DIVERGED", str(diverged)
+        for measurements in run_pack(
+            [recorder.trial.config for recorder in recorders],
+            [recorder.resume for recorder in recorders],
+            first.device,
+            first.trial.objectives,
+        ):
+            for recorder, measurement in zip(recorders, measurements, strict=True):
+                if isinstance(measurement, Measurement):
+                    recorder.keep(measurement)
+                elif recorder in going:
+                    going.remove(recorder)
+                    recorder.close("DIVERGED", str(measurement))
+            if going:
+                report(_shown(going))
+        state, error = "COMPLETE", ""
     except Exception:
-        if trial.workers > 1:
+        if first.trial.workers > 1:
             raise
         state, error = "FAILED", traceback.format_exc(limit=-8)
-    recorder.close(state, error)
-    return state
+    for recorder in going:
+        recorder.close(state, error)
+
+
+def _shown(recorders: Sequence["_Recorder"]) -> dict[str, Any]:
+    """What a pack's trials have measured after this epoch, for the scheduler and the display."""
+    epoch, first = recorders[0].epoch, recorders[0].trial.objectives[0]
+    values = {recorder.trial.trial_id: recorder.objectives(epoch) for recorder in recorders}
+    columns = {
+        name: [each[name] for each in values.values() if name in each]
+        for name in recorders[0].trial.objectives
+    }
+    means: dict[str, Any] = {name: sum(each) / len(each) for name, each in columns.items() if each}
+    return {"epoch": epoch, "shown": {key: each.get(first) for key, each in values.items()}, **means}
 
 
 class _Recorder:
     """The files of one trial; under several workers only the first writes."""
 
-    def __init__(self, trial: Trial, device: torch.device | str) -> None:
+    def __init__(self, trial: Trial, device: torch.device | str, packed: int) -> None:
         self.trial, self.device = trial, torch.device(device)
+        self.packed = packed  # trials that share the device's time
         self.leads = Workers.current().rank == 0
         self.resume = latest_checkpoint(trial.checkpoints)
         notes = read_notes(self.resume) if self.resume else {}
@@ -139,6 +172,7 @@ class _Recorder:
             "evaluation_s": self.evaluation_s,
             "num_samples": self.num_samples,
             "wall_s": self.wall_s,
+            "packed": self.packed,
             "started_at": self.first_started_at,
             "device": _device_name(self.device),
             "host": socket.gethostname(),
@@ -159,7 +193,7 @@ class _Recorder:
             "started_at": datetime.fromtimestamp(self.first_started_at, UTC),
             "finished_at": datetime.now(UTC),
             "wall_s": self.wall_s,
-            "device_s": self.wall_s * self.trial.workers,
+            "device_s": self.wall_s * self.trial.workers / self.packed,
             "evaluation_s": _known(self.evaluation_s),
             "samples_per_s": self.num_samples / self.train_s if self.train_s else None,
             "peak_memory_gib": self._peak_memory_gib(),
@@ -261,7 +295,7 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
         "started_at": datetime.fromtimestamp(notes["started_at"], UTC) if notes else now,
         "finished_at": now,
         "wall_s": wall_s,
-        "device_s": wall_s * trial.workers,
+        "device_s": wall_s * trial.workers / notes.get("packed", 1),
         "evaluation_s": _known(notes.get("evaluation_s", math.nan)),
         "samples_per_s": notes["num_samples"] / train_s if train_s else None,
         "peak_memory_gib": None,

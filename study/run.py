@@ -203,6 +203,7 @@ def plan(request: Request) -> Study:
         workers=options.workers,
         gpus_per_worker=gpus_per_worker,
         max_concurrent=options.max_concurrent,
+        pack=options.pack,
         budget_s=seconds(options.budget) if options.budget else inf,
         budget_device_s=3600 * options.budget_device_hours if options.budget_device_hours else inf,
         storage=options.storage,

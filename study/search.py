@@ -123,6 +123,18 @@ class Search:
         self._num_running += 1
         return trial
 
+    def next_pack(self, limit: int) -> list[Trial]:
+        """The next trial and further replicates of its config, `limit` at most; none as in `next`."""
+        trials: list[Trial] = []
+        while len(trials) < limit:
+            if trials and not (self._queue and self._queue[0].config_hash == trials[0].config_hash):
+                break
+            trial = self.next()
+            if trial is None:
+                break
+            trials.append(trial)
+        return trials
+
     @property
     def is_waiting(self) -> bool:
         """Whether there may be further trials once those that are running have ended."""

@@ -1,7 +1,7 @@
 """One trial as a plain generator: data, model and classifiers from a config, then epochs with scores."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import isfinite
@@ -14,12 +14,21 @@ from torch import Tensor
 from mmjsd import data as datasets
 from mmjsd.batches import Pairs
 from mmjsd.classifiers import Classifier, load_classifiers
+from mmjsd.config import require
 from mmjsd.figures import draw_figures
 from mmjsd.inception import Inception, find_weights
 from mmjsd.metrics import Score, classifier_scores, evaluate
 from mmjsd.model import MultimodalVae
 from mmjsd.pictures import Picture
-from mmjsd.train import DivergedError, TrainingState, fit, load_checkpoint, save_checkpoint
+from mmjsd.train import (
+    DivergedError,
+    Epoch,
+    Member,
+    TrainingState,
+    fit_pack,
+    load_checkpoint,
+    save_checkpoint,
+)
 from study.config import LATE_OBJECTIVES, Objective, TrialConfig
 
 
@@ -76,8 +85,59 @@ def run_trial(
         DivergedError: when the loss or a metric is not finite.
         ValueError: for a damaged checkpoint.
     """
+    for (measurement,) in run_pack([config], [resume], device, objectives):
+        if isinstance(measurement, DivergedError):
+            raise measurement
+        yield measurement
+
+
+def run_pack(
+    configs: Sequence[TrialConfig],
+    resumes: Sequence[Path | None],
+    device: torch.device | str = "cpu",
+    objectives: Collection[Objective] = (),
+) -> Iterator[list[Measurement | DivergedError]]:
+    """Train several configs as one (`mmjsd.train.fit_pack`) and evaluate each, once an epoch.
+
+    Args:
+        configs: equal but for seed, step size and weights of the objective.
+        resumes: for each a checkpoint, all of one epoch, or none.
+        device, objectives: as in `run_trial`.
+
+    Yields:
+        What each config shows, in order, until the last epoch or until all have diverged; from the epoch in
+        which one diverges on, its error.
+
+    Raises:
+        ValueError: for a damaged checkpoint, or configs that do not fit together.
+    """
+    config = configs[0]
+    for other in configs[1:]:
+        alike = (config.data, config.evaluation) == (other.data, other.evaluation)
+        require(alike, "configs of one pack must agree in data and evaluation")
     material = _material(config.data.name, config.data.dir, str(device))
     train = Pairs(material.data.splits["train"], device, config.data.missing)
+    members = [_member(*each, device) for each in zip(configs, resumes, strict=True)]
+    errors: dict[int, DivergedError] = {}
+    for epochs in fit_pack(members, train, config.data.samples_per_epoch):
+        shown: list[Measurement | DivergedError] = []
+        for number, (member, epoch) in enumerate(zip(members, epochs, strict=True)):
+            if isinstance(epoch, DivergedError):
+                errors.setdefault(number, epoch)
+            if number not in errors:
+                assert isinstance(epoch, Epoch)
+                try:
+                    shown.append(_measure(member.model, epoch, material, configs[number], objectives))
+                    continue
+                except DivergedError as error:
+                    errors[number] = error
+            shown.append(errors[number])
+        yield shown
+        if len(errors) == len(members):
+            return
+
+
+def _member(config: TrialConfig, resume: Path | None, device: torch.device | str) -> Member:
     state: TrainingState | None = None
     if resume is not None:
         model, state = load_checkpoint(resume)
@@ -86,27 +146,35 @@ def run_trial(
             torch.manual_seed(config.seed)
             specs = datasets.DATASETS[config.data.name].modalities
             model = MultimodalVae(specs, config.model, config.objective)
-    model = model.to(device)
+    return Member(model.to(device), config.training, config.seed, state)
+
+
+def _measure(
+    model: MultimodalVae,
+    epoch: Epoch,
+    material: _Material,
+    config: TrialConfig,
+    objectives: Collection[Objective],
+) -> Measurement:
     last = config.training.epochs
-    for epoch in fit(model, train, config.data.samples_per_epoch, config.training, config.seed, state):
-        started = time.perf_counter()
-        scores = {"train": [Score("loss", epoch.loss, None, epoch.num_samples)]}
-        splits = {"validation"} if epoch.number % config.evaluation.every == 0 else set()
-        for split in sorted({"validation", "test"} if epoch.number == last else splits):
-            late = epoch.number == last and not LATE_OBJECTIVES.isdisjoint(objectives)
-            scores[split] = _scores(model, material, split, config, final=late or split == "test")
-        if "test" in scores:
-            scores["test"] += classifier_scores(material.classifiers)
-        yield Measurement(
-            epoch=epoch.number,
-            scores=scores,
-            losses=epoch.losses,
-            wall_s=epoch.wall_s,
-            evaluation_s=time.perf_counter() - started,
-            num_samples=epoch.num_samples,
-            save=partial(save_checkpoint, model, epoch.state),
-            draw=partial(draw_figures, model, material.splits["test"]),
-        )
+    started = time.perf_counter()
+    scores = {"train": [Score("loss", epoch.loss, None, epoch.num_samples)]}
+    splits = {"validation"} if epoch.number % config.evaluation.every == 0 else set()
+    for split in sorted({"validation", "test"} if epoch.number == last else splits):
+        late = epoch.number == last and not LATE_OBJECTIVES.isdisjoint(objectives)
+        scores[split] = _scores(model, material, split, config, final=late or split == "test")
+    if "test" in scores:
+        scores["test"] += classifier_scores(material.classifiers)
+    return Measurement(
+        epoch=epoch.number,
+        scores=scores,
+        losses=epoch.losses,
+        wall_s=epoch.wall_s,
+        evaluation_s=time.perf_counter() - started,
+        num_samples=epoch.num_samples,
+        save=partial(save_checkpoint, model, epoch.state),
+        draw=partial(draw_figures, model, material.splits["test"]),
+    )
 
 
 def _scores(

@@ -128,7 +128,8 @@ def _concurrency(study: Study) -> int:
             f"the cluster has no room for a trial of {study.workers} workers with {need} each; "
             f"it has {_available('CPU')} CPUs and {_available('GPU')} GPUs"
         )
-    return max(1, min(int(room), study.max_concurrent or int(room), study.trials * study.replicates))
+    packs = study.trials * -(-study.replicates // study.pack)
+    return max(1, min(int(room), study.max_concurrent or int(room), packs))
 
 
 def _train_in_process(threads: int) -> Any:
@@ -136,14 +137,14 @@ def _train_in_process(threads: int) -> Any:
         import torch
 
         torch.set_num_threads(threads)
-        record(config["trial"], "cpu", tune.report)
+        record(config["trials"], "cpu", tune.report)
 
     return train
 
 
 def _train_by_workers(workers: int, gpus_per_worker: float) -> Any:
     def train(config: dict[str, Any]) -> None:
-        train_on_workers(config["trial"], workers, gpus_per_worker)
+        train_on_workers(config["trials"], workers, gpus_per_worker)
 
     return train
 
@@ -156,7 +157,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
     def __init__(self, search: Search) -> None:
         super().__init__(metric=search.study.objectives[0], mode="max")
         self._search = search
-        self._running: dict[str, Trial] = {}
+        self._running: dict[str, list[Trial]] = {}
         self._started_at: dict[str, float] = {}
         self._ends_at = time.monotonic() + search.study.budget_s
         self._is_spent = False
@@ -171,29 +172,29 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         return self._is_spent
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        trial = None if self.budget_is_spent else self._search.next()
-        if trial is None:
+        trials = [] if self.budget_is_spent else self._search.next_pack(self._search.study.pack)
+        if not trials:
             return None if self._search.is_waiting and not self.budget_is_spent else str(Searcher.FINISHED)
-        self._running[trial_id] = trial
+        self._running[trial_id] = trials
         self._started_at[trial_id] = time.monotonic()
-        return {"trial": trial}
+        return {"trials": trials}
 
     def on_trial_complete(self, trial_id: str, error: bool = False, **_: Any) -> None:
-        """The tables say what became of it, unless it was stopped or its process vanished.
+        """The tables say what became of a pack's trials, unless they were stopped or their process vanished.
 
         One of which they hold nothing otherwise was interrupted by the user, and goes on another time.
         """
-        trial = self._running.pop(trial_id)
         del self._started_at[trial_id]
-        row = store.read_trial(trial.out, trial.trial_id)
-        if row is None and error:
-            crashes = f"the trial's process vanished {MAX_CRASHES + 1} times; memory may be short"
-            record_end(trial, "FAILED", crashes)
-        elif row is None and self._search.is_stopped(trial):
-            record_end(trial, "STOPPED")
-        elif row is None:
-            return
-        self._search.ended(trial)
+        for trial in self._running.pop(trial_id):
+            row = store.read_trial(trial.out, trial.trial_id)
+            if row is None and error:
+                crashes = f"the trial's process vanished {MAX_CRASHES + 1} times; memory may be short"
+                record_end(trial, "FAILED", crashes)
+            elif row is None and self._search.is_stopped(trial):
+                record_end(trial, "STOPPED")
+            elif row is None:
+                continue
+            self._search.ended(trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -216,11 +217,12 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         return {}
 
     def on_trial_result(self, _: Any, trial: Any, result: dict[str, Any]) -> str:
-        metric = self._search.study.objectives[0]
-        if metric not in result:
-            return str(self.CONTINUE)
-        stop = self._search.reported(trial.config["trial"], result["epoch"], result[metric])
-        return str(self.STOP if stop else self.CONTINUE)
+        stops = [
+            self._search.reported(own, result["epoch"], value)
+            for own, value in _shown(trial, result)
+            if value is not None
+        ]
+        return str(self.STOP if any(stops) else self.CONTINUE)
 
 
 class _Follow(tune.Callback):  # type: ignore[misc]
@@ -233,18 +235,25 @@ class _Follow(tune.Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_start(self, *, trial: Any, **_: Any) -> None:
-        self._display.started(trial.config["trial"])
+        for own in trial.config["trials"]:
+            self._display.started(own)
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if "epoch" in result:
-            value = result.get(trial.config["trial"].objectives[0])
-            self._display.progressed(trial.config["trial"], result["epoch"], value)
+        for own, value in _shown(trial, result):
+            self._display.progressed(own, result["epoch"], value)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
-        self._display.ended(trial.config["trial"])
+        for own in trial.config["trials"]:
+            self._display.ended(own)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
-        self._display.ended(trial.config["trial"])
+        self.on_trial_complete(trial=trial)
+
+
+def _shown(trial: Any, result: dict[str, Any]) -> list[tuple[Trial, float | None]]:
+    """Which of a pack's trials a report is about, with the first objective where it was evaluated."""
+    shown = result.get("shown", {})
+    return [(own, shown[own.trial_id]) for own in trial.config["trials"] if own.trial_id in shown]
 
 
 def _outcome(study: Study, search: Search, budget_is_spent: bool) -> Outcome:

@@ -36,6 +36,7 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         workers=1,
         gpus_per_worker=0.0,
         max_concurrent=None,
+        pack=1,
         budget_s=math.inf,
         budget_device_s=math.inf,
         storage=None,

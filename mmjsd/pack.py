@@ -1,0 +1,135 @@
+"""Several models of equal shape, trained as one: their parameters stacked, their networks side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mmjsd.config import ObjectiveConfig, require
+from mmjsd.model import MultimodalVae
+
+_SHARED = ("name", "fusion", "dynamic_prior", "prior_samples", "importance_samples")
+
+
+class Pack(MultimodalVae):
+    """K models whose samples are the rows of one batch: the first model's, then the second's and so on.
+
+    Bounds are sums over samples of what each sample's own model says, so that no term of one model's loss
+    depends on another's parameters: gradients are those of separate trainings. Weights of the objective may
+    differ between the models; they are then one value a row. The models keep their own parameters, which
+    now lie in the pack's storage: a step of the pack changes them, and they can be evaluated and saved.
+
+    Args:
+        members: of equal modalities and sizes, with objectives of one kind, on one device.
+        batch_size: rows of each member in a batch.
+
+    Raises:
+        ValueError: if the members' networks or kinds of objective differ.
+    """
+
+    def __init__(self, members: Sequence[MultimodalVae], batch_size: int) -> None:
+        nn.Module.__init__(self)
+        first = members[0]
+        for member in members[1:]:
+            alike = (member.modalities, member.config) == (first.modalities, first.config)
+            require(
+                alike, f"models of one pack must be of equal sizes, got {member.config} and {first.config}"
+            )
+        self.specs, self.modalities = first.specs, first.modalities
+        self.config, self.style_dims = first.config, first.style_dims
+        self.members = tuple(members)  # a tuple: their parameters are not the pack's own
+        self.objective = _objective_by_row([member.objective for member in members], batch_size, first.device)
+        self._batch_size = batch_size
+        self._networks = {
+            f"{kind}.{name}": _Stacked([member.get_submodule(f"{kind}.{name}") for member in members])
+            for kind in ("encoders", "heads", "decoders")
+            for name in self.modalities
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the members are."""
+        return self.members[0].device
+
+    def hand_out_gradients(self) -> None:
+        """Give every member the gradients of its own parameters, after the backward pass."""
+        for network in self._networks.values():
+            network.hand_out_gradients()
+
+    def _encode(self, name: str, x: Tensor) -> Tensor:
+        return self._side_by_side(f"heads.{name}", self._side_by_side(f"encoders.{name}", x))
+
+    def _decode(self, name: str, latent: Tensor) -> Tensor:
+        return self._side_by_side(f"decoders.{name}", latent)
+
+    def _side_by_side(self, network: str, rows: Tensor) -> Tensor:
+        """On rows that are `[*sample, member, batch]`, flattened; a bound may draw several samples."""
+        members, rest = len(self.members), rows.shape[1:]
+        by_member = rows.reshape(-1, members, self._batch_size, *rest).movedim(1, 0).flatten(1, 2)
+        result = self._networks[network](by_member)
+        by_sample = result.reshape(members, -1, self._batch_size, *result.shape[2:]).movedim(0, 1)
+        return by_sample.flatten(0, 2)
+
+
+class _Stacked:
+    """Modules of one shape, run on a leading axis by one call; their parameters are slices of its own."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._modules = modules
+        self._parameters: dict[str, Tensor] = {}
+        for name, _ in modules[0].named_parameters():
+            own = [module.get_parameter(name) for module in modules]
+            stacked = _stack([parameter.detach() for parameter in own])
+            for parameter, part in zip(own, stacked, strict=True):
+                parameter.data = part
+            self._parameters[name] = stacked.requires_grad_()
+        self._call: Callable[..., Tensor] = torch.vmap(self._call_one)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._call(self._parameters, x)
+
+    def hand_out_gradients(self) -> None:
+        for name, stacked in self._parameters.items():
+            if stacked.grad is not None:
+                for module, part in zip(self._modules, stacked.grad, strict=True):
+                    module.get_parameter(name).grad = part
+                stacked.grad = None
+
+    def _call_one(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        result: Tensor = functional_call(self._modules[0], parameters, (x,))
+        return result
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """On a new first axis, each slice in the layout of its tensor."""
+    if tensors[0].ndim == 4:
+        return torch.stack([each.movedim(1, -1) for each in tensors]).movedim(-1, 2)
+    return torch.stack(list(tensors))
+
+
+def _objective_by_row(
+    objectives: Sequence[ObjectiveConfig], batch_size: int, device: torch.device
+) -> ObjectiveConfig:
+    """One objective whose weights are numbers where all agree and otherwise tensors with a value a row."""
+    described = [asdict(objective) for objective in objectives]
+    kinds = [{key: each[key] for key in _SHARED} for each in described]
+    for kind in kinds[1:]:
+        require(kind == kinds[0], f"models of one pack need one kind of objective, got {kind} and {kinds[0]}")
+
+    def merged(values: Sequence[Any]) -> Any:
+        if all(value == values[0] for value in values):
+            return values[0]
+        if isinstance(values[0], dict):
+            return {key: merged([value[key] for value in values]) for key in values[0]}
+        if isinstance(values[0], tuple):
+            return tuple(merged(each) for each in zip(*values, strict=True))
+        return torch.tensor(values, device=device).repeat_interleave(batch_size)
+
+    return cast(
+        ObjectiveConfig,  # its fields by name, but unchecked: tensors are no numbers
+        SimpleNamespace(**{key: merged([each[key] for each in described]) for key in described[0]}),
+    )
