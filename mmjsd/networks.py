@@ -50,8 +50,8 @@ class OneHot(nn.Module):
 
     def forward(self, indices: Tensor) -> Tensor:
         """In the floating type of the layers that follow."""
-        characters = torch.arange(len(ALPHABET), device=indices.device)[:, None]
-        return (indices[:, None] == characters).to(torch.get_default_dtype())
+        characters = torch.arange(len(ALPHABET), device=indices.device)
+        return (indices[..., None] == characters).to(torch.get_default_dtype()).movedim(-1, 1)
 
 
 class CharactersLast(nn.Module):
@@ -60,6 +60,98 @@ class CharactersLast(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """The same logits with the characters on the last axis."""
         return logits.movedim(1, -1)
+
+
+class _ToOne(nn.Conv2d):
+    """A convolution whose kernel covers all of a 4 x 4 image: one matrix product."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, channel, 1, 1]`."""
+        pixels, weight = x.movedim(1, -1).flatten(1), self.weight.movedim(1, -1).flatten(1)
+        return F.linear(pixels, weight, self.bias)[..., None, None]
+
+
+class _FromOne(nn.ConvTranspose2d):
+    """A transposed convolution of one pixel to 4 x 4: one matrix product."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4)
+
+    def forward(self, x: Tensor, _: list[int] | None = None) -> Tensor:
+        """`[batch, channel, 4, 4]` with the channels innermost."""
+        assert self.bias is not None
+        pixels = x.flatten(1) @ self.weight.movedim(1, -1).flatten(1)
+        return (pixels.reshape(-1, 4, 4, self.out_channels) + self.bias).movedim(-1, 1)
+
+
+class _Letterwise(nn.Conv1d):
+    """The same linear map of every place in a sequence."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, channel, length]`."""
+        return F.linear(x.movedim(1, -1), self.weight[..., 0], self.bias).movedim(-1, 1)
+
+
+class _Halving(nn.Conv1d):
+    """Halves a sequence by kernels of four places, as one matrix product."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, channel, length / 2]`."""
+        windows = F.pad(x, (1, 1)).unfold(2, 4, 2).movedim(1, 2).flatten(2)
+        return F.linear(windows, self.weight.flatten(1), self.bias).movedim(-1, 1)
+
+
+class _Doubling(nn.ConvTranspose1d):
+    """Doubles a sequence by kernels of four places, as one matrix product.
+
+    Place 2i + p sees what lies at i + p - 1 and at i + p through every other weight of the kernel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, _: list[int] | None = None) -> Tensor:
+        """`[batch, channel, 2 * length]`."""
+        assert self.bias is not None
+        pairs = F.pad(x, (1, 1)).unfold(2, 2, 1).movedim(1, 2).flatten(2)  # [batch, length + 1, channel * 2]
+        kernel = torch.stack([self.weight[..., [3, 1]], self.weight[..., [2, 0]]], dim=-1)  # [in, out, 2, p]
+        both = pairs @ kernel.movedim(2, 1).flatten(2).flatten(0, 1)
+        even, odd = both.reshape(*both.shape[:2], self.out_channels, 2).unbind(-1)
+        places = torch.stack([even[:, :-1], odd[:, 1:]], dim=2).flatten(1, 2)
+        return (places + self.bias).movedim(-1, 1)
+
+
+class _FirstPlaces(nn.ConvTranspose1d):
+    """A transposed convolution of one place to four: one matrix product."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4)
+
+    def forward(self, x: Tensor, _: list[int] | None = None) -> Tensor:
+        """`[batch, channel, 4]`."""
+        assert self.bias is not None
+        places = x.flatten(1) @ self.weight.flatten(1)
+        return places.reshape(-1, self.out_channels, 4) + self.bias[:, None]
+
+
+class _LastPlace(nn.Conv1d):
+    """A convolution whose kernel covers all of a sequence of four: one matrix product."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, channel, 1]`."""
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None]
 
 
 class _ToPixels(nn.ConvTranspose2d):
@@ -110,7 +202,7 @@ def _conv_encoder(width: Width) -> nn.Module:
         *(nn.Conv2d(3, a, 4, 2, 1), nn.ReLU()),
         *(nn.Conv2d(a, b, 4, 2, 1), nn.ReLU()),
         *(nn.Conv2d(b, b, 4, 2, 1), nn.ReLU()),
-        *(nn.Conv2d(b, c, 4, 2, 0), nn.ReLU()),
+        *(_ToOne(b, c), nn.ReLU()),
         nn.Flatten(),
     )
 
@@ -119,7 +211,7 @@ def _conv_decoder(latent: int, width: Width) -> nn.Module:
     a, b, c = width(32), width(64), width(128)
     return nn.Sequential(
         *(nn.Linear(latent, c), nn.ReLU(), nn.Unflatten(1, (c, 1, 1))),
-        *(nn.ConvTranspose2d(c, b, 4, 1, 0), nn.ReLU()),
+        *(_FromOne(c, b), nn.ReLU()),
         *(nn.ConvTranspose2d(b, b, 4, 2, 1), nn.ReLU()),
         *(nn.ConvTranspose2d(b, a, 4, 2, 1), nn.ReLU()),
         _ToPixels(a, 3),
@@ -150,9 +242,9 @@ def _word_encoder(width: Width) -> nn.Module:
     hidden = width(128)
     return nn.Sequential(
         OneHot(),
-        *(nn.Conv1d(len(ALPHABET), hidden, 1), nn.ReLU()),
-        *(nn.Conv1d(hidden, hidden, 4, 2, 1), nn.ReLU()),
-        *(nn.Conv1d(hidden, hidden, 4, 2, 0), nn.ReLU()),
+        *(_Letterwise(len(ALPHABET), hidden), nn.ReLU()),
+        *(_Halving(hidden, hidden), nn.ReLU()),
+        *(_LastPlace(hidden, hidden), nn.ReLU()),
         nn.Flatten(),
     )
 
@@ -161,9 +253,9 @@ def _word_decoder(latent: int, width: Width) -> nn.Module:
     hidden = width(128)
     return nn.Sequential(
         *(nn.Linear(latent, hidden), nn.Unflatten(1, (hidden, 1))),
-        *(nn.ConvTranspose1d(hidden, hidden, 4, 1, 0), nn.ReLU()),
-        *(nn.ConvTranspose1d(hidden, hidden, 4, 2, 1), nn.ReLU()),
-        nn.Conv1d(hidden, len(ALPHABET), 1),
+        *(_FirstPlaces(hidden, hidden), nn.ReLU()),
+        *(_Doubling(hidden, hidden), nn.ReLU()),
+        _Letterwise(hidden, len(ALPHABET)),
         CharactersLast(),
     )
 
@@ -176,7 +268,8 @@ class _FixedLaplace(Laplace):
 
 
 def _image_likelihood(loc: Tensor) -> Distribution:
-    laplace = _FixedLaplace(loc, LAPLACE_SCALE, validate_args=False)
+    scale = loc.new_full((), LAPLACE_SCALE)  # a number would be copied to the device each time
+    laplace = _FixedLaplace(loc, scale, validate_args=False)
     return Independent(laplace, 3, validate_args=False)
 
 

@@ -186,17 +186,20 @@ class _Steps:
         self._loss_of: nn.Module = _Loss(self._model, len(members), training.precision)
         if workers.size > 1:
             self._loss_of = DistributedDataParallel(self._loss_of)
-        groups = [
-            {"params": list(each.model.parameters()), "lr": each.training.learning_rate} for each in members
-        ]
+        self._parameters = [list(member.model.parameters()) for member in members]
+        groups: dict[float, list[Tensor]] = {}
+        for member, parameters in zip(members, self._parameters, strict=True):
+            groups.setdefault(member.training.learning_rate, []).extend(parameters)
         on_gpu = data.device.type == "cuda"
-        self._optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)
+        self._optimizer = torch.optim.Adam(
+            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
+            fused=True,
+            capturable=on_gpu,
+        )
         self._generators = [torch.Generator(data.device).manual_seed(member.seed) for member in members]
-        for member, group, generator in zip(
-            members, self._optimizer.param_groups, self._generators, strict=True
-        ):
+        for member, parameters, generator in zip(members, self._parameters, self._generators, strict=True):
             if member.resume is not None:
-                _restore(self._optimizer, group["params"], generator, member.resume)
+                _restore(self._optimizer, parameters, generator, member.resume)
         own_rows = torch.arange(training.batch_size, device=data.device)[workers.rows(training.batch_size)]
         offsets = torch.arange(len(members), device=data.device)[:, None] * (steps * training.batch_size)
         self._rows = (offsets + own_rows).flatten()
@@ -229,9 +232,9 @@ class _Steps:
 
     def capture(self) -> Iterator[dict[str, Tensor]]:
         """Of each member, what its next epoch depends on besides its parameters."""
-        for group, generator in zip(self._optimizer.param_groups, self._generators, strict=True):
+        for parameters, generator in zip(self._parameters, self._generators, strict=True):
             tensors = {"generator": generator.get_state()}
-            for index, parameter in enumerate(group["params"]):
+            for index, parameter in enumerate(parameters):
                 for name, value in self._optimizer.state[parameter].items():
                     tensors[f"{index}.{name}"] = value.clone(memory_format=torch.contiguous_format)
             yield tensors
