@@ -156,7 +156,7 @@ def _tensor(values: Tensor) -> Tensor:
 def _save(classifier: Classifier, file: Path) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     metadata = {key: json.dumps(getattr(classifier, key)) for key in ("quality", "num_samples")}
-    tensors = {name: tensor.contiguous() for name, tensor in classifier.network.state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
     save_file(tensors, temporary, metadata=metadata)
     os.replace(temporary, file)
 

@@ -149,7 +149,7 @@ class _Truth:
         """Values of which the mean over samples is what the guesses are worth."""
         if self.attributes:
             return average_precision(*(self.columns(each).cpu() for each in (guesses, self.labels)))
-        return (guesses.argmax(-1) == self.labels).float()
+        return (guesses.argmax(-1) == self.labels.to(guesses.device)).float()
 
     def scores(
         self,
