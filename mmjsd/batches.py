@@ -61,7 +61,7 @@ class Batch:
     """Some samples of all modalities, on the device."""
 
     x: dict[str, Tensor]
-    labels: Int[Tensor, " batch"]
+    labels: Int[Tensor, "batch *attribute"]
     present: dict[str, Bool[Tensor, " batch"]] | None = None
 
 
@@ -69,10 +69,12 @@ class Pairs:
     """Samples of a split: a class, and for each modality an example of that class.
 
     Classes are equally likely, and so are the examples within a class: every example can occur, and
-    with every example of the other modalities. Examples stay on the device as bytes.
+    with every example of the other modalities. Where examples have attributes in place of classes, a
+    sample is a row of all modalities, and all rows are drawn before one is drawn again. Examples stay
+    on the device as bytes.
 
     Args:
-        examples: the split's examples by modality, sorted by label.
+        examples: the split's examples by modality, sorted by class.
         device: where batches are wanted.
         missing: probability with which a modality of a sample is hidden; where chance would hide
             all of a sample's, one stays.
@@ -84,11 +86,16 @@ class Pairs:
         self.device = torch.device(device)
         self.missing = missing
         self.values = {name: torch.from_numpy(each.values).to(device) for name, each in examples.items()}
+        self.num_examples = max(len(values) for values in self.values.values())
+        labels = next(iter(examples.values())).labels
+        self.attributes = torch.from_numpy(labels).to(device) if labels.ndim == 2 else None
+        if self.attributes is not None:
+            self.num_classes = 0
+            return
         starts = {name: _class_starts(each.labels) for name, each in examples.items()}
         self._first = {name: torch.from_numpy(start[:-1]).to(device) for name, start in starts.items()}
         self._count = {name: torch.from_numpy(np.diff(start)).to(device) for name, start in starts.items()}
         self.num_classes = len(next(iter(self._first.values())))
-        self.num_examples = max(len(values) for values in self.values.values())
 
     def draw(self, count: int, generator: torch.Generator) -> "PairedSamples":
         """`count` samples as indices; `generator` is of the device."""
@@ -96,11 +103,15 @@ class Pairs:
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, device=self.device, dtype=torch.float64)
 
-        labels = (uniform(count) * self.num_classes).long()
-        indices = {
-            name: self._first[name][labels] + (uniform(count) * self._count[name][labels]).long()
-            for name in self.values
-        }
+        if self.attributes is not None:
+            rows = self._rows(count, generator)
+            labels, indices = self.attributes[rows], dict.fromkeys(self.values, rows)
+        else:
+            labels = (uniform(count) * self.num_classes).long()
+            indices = {
+                name: self._first[name][labels] + (uniform(count) * self._count[name][labels]).long()
+                for name in self.values
+            }
         present = None
         if self.missing > 0:
             chance = uniform(count, len(self.values))
@@ -108,13 +119,23 @@ class Pairs:
             present = {name: stays[:, row] for row, name in enumerate(self.values)}
         return PairedSamples(self, labels, indices, present)
 
+    def _rows(self, count: int, generator: torch.Generator) -> Int[Tensor, " sample"]:
+        """Rows of all modalities in random order; once all have been drawn, in another."""
+        orders = [
+            torch.randperm(self.num_examples, generator=generator, device=self.device)
+            for _ in range(-(-count // self.num_examples))
+        ]
+        return torch.cat(orders)[:count]
+
 
 @dataclass(frozen=True)
 class PairedSamples:
     """Drawn samples as indices; `batch` makes tensors of some of them."""
 
     pairs: Pairs
-    labels: Int[Tensor, " sample"]
+    labels: Int[Tensor, "sample *attribute"]
+    """Classes, or attributes."""
+
     indices: dict[str, Int[Tensor, " sample"]]
     present: dict[str, Bool[Tensor, " sample"]] | None
 

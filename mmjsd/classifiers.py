@@ -1,8 +1,8 @@
-"""The classifiers that judge coherence: trained once per data set on its original training examples."""
+"""The classifiers that judge what is generated: trained once per data set, on its training examples."""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,28 @@ from torch.nn import functional as F
 
 from mmjsd.data import Data, Examples, cache_dir
 from mmjsd.networks import NETWORKS
+from mmjsd.ranking import average_precision
 
-_VERSION = 3
+_VERSION = 4
 """Part of the cache's key; raise it when training or networks change."""
 
-_PASSES, _MIN_SAMPLES, _MAX_SAMPLES = 20, 10_000, 60_000
-_BATCH = 128
+
+@dataclass(frozen=True)
+class _Schedule:
+    """How long and how fast a classifier is trained."""
+
+    batch: int
+    step_size: float
+    """The largest; it rises to that and falls to zero."""
+
+    num_samples: int
+
+
+def _schedule(examples: Examples) -> _Schedule:
+    count = len(examples.labels)
+    if examples.labels.ndim == 1:
+        return _Schedule(128, 2e-3, min(max(20 * count, 10_000), 60_000))
+    return _Schedule(64, 5e-3, max(2 * count, 30_000))  # many attributes take many steps
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,10 @@ class Classifier:
     """One modality's classifier, in eval mode, and how good it is on the original test examples."""
 
     network: nn.Sequential
-    accuracy: float
+    quality: Mapping[str, tuple[float, float]]
+    """The share of right classes and its standard error, under ""; of attributes the average precision of
+    each, and under "" their mean."""
+
     num_samples: int
 
     @torch.no_grad()
@@ -38,10 +57,10 @@ class Classifier:
         return features
 
     @torch.no_grad()
-    def classes(self, features: Tensor) -> Tensor:
-        """The likeliest class for each row of `features`, `[batch]`."""
-        likeliest: Tensor = self.network[-1](features).argmax(-1)
-        return likeliest
+    def logits(self, features: Tensor) -> Tensor:
+        """How likely each class or attribute is for each row of `features`, `[batch, output]`."""
+        logits: Tensor = self.network[-1](features)
+        return logits
 
 
 def load_classifiers(
@@ -59,37 +78,41 @@ def load_classifiers(
         name = modality.name
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            network = NETWORKS[name].classifier(data.spec.num_classes)
+            network = NETWORKS[name].classifier(data.spec.num_outputs)
+        network.to(device)
         network.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
         file = folder / f"{name}.safetensors"
         with FileLock(f"{file}.lock"):
             found = _load(network, file)
             if found is None:
                 if progress is not None:
-                    progress(f"training the {name} classifier that judges coherence (once per data set)")
+                    progress(f"training the classifier that judges generated {name} (once per data set)")
                 train, test = (data.splits[split][name] for split in ("train", "test"))
                 _train(network, train)
-                found = Classifier(network, _accuracy(network, test), len(test.labels))
+                found = Classifier(network, _quality(network, test, data.spec.attributes), len(test.labels))
                 _save(found, file)
             result[name] = found
-        network.to(device).eval()
+        network.eval()
     return result
 
 
 def _train(network: nn.Module, examples: Examples) -> None:
-    """Adam with a falling step size, on examples drawn evenly from all classes by a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
+    """Adam on examples that a fixed seed draws, evenly from all classes if there are any."""
+    generator, device = torch.Generator().manual_seed(0), next(network.parameters()).device
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        values, labels = torch.from_numpy(examples.values), torch.from_numpy(examples.labels).long()
-        shares = (1 / torch.bincount(labels).double())[labels]
-        steps = min(max(_PASSES * len(labels), _MIN_SAMPLES), _MAX_SAMPLES) // _BATCH
-        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+        values, labels = torch.from_numpy(examples.values), torch.from_numpy(examples.labels)
+        shares = torch.ones(len(labels), dtype=torch.float64)
+        if labels.ndim == 1:
+            shares = (1 / torch.bincount(labels).double())[labels.long()]
+        plan = _schedule(examples)
+        steps = plan.num_samples // plan.batch
+        optimizer = torch.optim.Adam(network.parameters(), lr=plan.step_size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=plan.step_size, total_steps=steps)
         network.train()
         for _ in range(steps):
-            rows = torch.multinomial(shares, _BATCH, replacement=True, generator=generator)
-            loss = F.cross_entropy(network(_tensor(values[rows])), labels[rows])
+            rows = torch.multinomial(shares, plan.batch, replacement=True, generator=generator)
+            loss = _loss(network(_tensor(values[rows].to(device))), labels[rows].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -97,14 +120,32 @@ def _train(network: nn.Module, examples: Examples) -> None:
     network.eval()
 
 
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of classes, or of every attribute."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels.long())
+    return F.binary_cross_entropy_with_logits(logits, labels.float())
+
+
 @torch.no_grad()
-def _accuracy(network: nn.Module, examples: Examples) -> float:
+def _quality(
+    network: nn.Module, examples: Examples, attributes: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """As `Classifier.quality`; an attribute that no example or every one has is left out."""
+    device = next(network.parameters()).device
     values, labels = torch.from_numpy(examples.values), torch.from_numpy(examples.labels)
-    right = [
-        (network(_tensor(part)).argmax(-1) == truth).float()
-        for part, truth in zip(torch.split(values, 1000), torch.split(labels, 1000), strict=True)
-    ]
-    return float(torch.cat(right).mean())
+    logits = torch.cat([network(_tensor(part.to(device))).cpu() for part in torch.split(values, 1000)])
+    if not attributes:
+        return {"": _mean((logits.argmax(-1) == labels).double())}
+    columns = [column for column in range(len(attributes)) if 0 < int(labels[:, column].sum()) < len(labels)]
+    worth = average_precision(logits[:, columns], labels[:, columns])
+    each = {attributes[column]: _mean(part) for column, part in zip(columns, worth.T, strict=True)}
+    return {"": _mean(worth.mean(1)), **each}
+
+
+def _mean(values: Tensor) -> tuple[float, float]:
+    """The mean over samples and its standard error."""
+    return float(values.mean()), float(values.std(correction=0)) / len(values) ** 0.5
 
 
 def _tensor(values: Tensor) -> Tensor:
@@ -114,8 +155,8 @@ def _tensor(values: Tensor) -> Tensor:
 
 def _save(classifier: Classifier, file: Path) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    metadata = {key: json.dumps(getattr(classifier, key)) for key in ("accuracy", "num_samples")}
-    tensors = {name: tensor.contiguous() for name, tensor in classifier.network.state_dict().items()}
+    metadata = {key: json.dumps(getattr(classifier, key)) for key in ("quality", "num_samples")}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
     save_file(tensors, temporary, metadata=metadata)
     os.replace(temporary, file)
 
@@ -126,6 +167,7 @@ def _load(network: nn.Sequential, file: Path) -> Classifier | None:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = {key: json.loads(text) for key, text in opened.metadata().items()}
         network.load_state_dict(load_file(file))
-        return Classifier(network, metadata["accuracy"], metadata["num_samples"])
+        quality = {name: (value, error) for name, (value, error) in metadata["quality"].items()}
+        return Classifier(network, quality, metadata["num_samples"])
     except (OSError, KeyError, AttributeError, RuntimeError, ValueError, safetensors.SafetensorError):
         return None

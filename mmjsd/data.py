@@ -57,9 +57,20 @@ class DataSpec:
 
     name: str
     modalities: tuple[Modality, ...]
-    num_classes: int
+    num_classes: int = 0
+    """Of whose one each example is; modalities are paired by class."""
+
+    attributes: tuple[str, ...] = ()
+    """Names of what each example has or has not, in place of classes; a row of one modality belongs to the
+    same row of the others."""
+
     embedded: bool = False
     """Drawn by the program itself, without files or downloads."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Of a classifier: one for each class or attribute."""
+        return self.num_classes or len(self.attributes)
 
 
 _DIGIT_MODALITIES = (
@@ -70,12 +81,26 @@ _DIGIT_MODALITIES = (
 _PATTERNED_MODALITIES = tuple(
     Modality(name=name, kind="image", shape=(3, 28, 28)) for name in digits.PATTERNS
 )
+_FACE_MODALITIES = (
+    Modality(name="face", kind="image", shape=(3, 64, 64)),
+    Modality(name="words", kind="text", shape=(256,), style_weight=5.0),
+)
+
+_CELEBA_ATTRIBUTES = (
+    "5 o clock shadow", "arched eyebrows", "attractive", "bags under eyes", "bald", "bangs", "big lips",
+    "big nose", "black hair", "blond hair", "blurry", "brown hair", "bushy eyebrows", "chubby", "double chin",
+    "eyeglasses", "goatee", "gray hair", "heavy makeup", "high cheekbones", "male", "mouth slightly open",
+    "mustache", "narrow eyes", "no beard", "oval face", "pale skin", "pointy nose", "receding hairline",
+    "rosy cheeks", "sideburns", "smiling", "straight hair", "wavy hair", "wearing earrings", "wearing hat",
+    "wearing lipstick", "wearing necklace", "wearing necktie", "young",
+)  # fmt: skip
 
 DATASETS: Mapping[str, DataSpec] = {
     spec.name: spec
     for spec in (
         DataSpec(name="digits", modalities=_DIGIT_MODALITIES, num_classes=10, embedded=True),
         DataSpec(name="mnist-svhn-text", modalities=_DIGIT_MODALITIES, num_classes=10),
+        DataSpec(name="celeba", modalities=_FACE_MODALITIES, attributes=_CELEBA_ATTRIBUTES),
         *(
             DataSpec(
                 name=f"polydigits-{count}",
@@ -91,18 +116,18 @@ DATASETS: Mapping[str, DataSpec] = {
 
 @dataclass(frozen=True)
 class Examples:
-    """One modality of one split, sorted by label, so that each class is one block."""
+    """One modality of one split; if it has classes, sorted by them, so that each class is one block."""
 
     values: Bytes
     """`[example, channel, height, width]` in 0..255, or `[example, length]` indices into ALPHABET."""
 
     labels: Bytes
-    """`[example]`, ascending from 0."""
+    """Classes `[example]`, ascending from 0, or attributes `[example, attribute]`, 1 where there is one."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A prepared data set. Its modalities are not paired: whoever trains pairs examples of one class."""
+    """A prepared data set. Where it has classes, modalities are not paired: whoever trains pairs by class."""
 
     spec: DataSpec
     splits: Mapping[str, Mapping[str, Examples]]
@@ -114,6 +139,9 @@ class Data:
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
+_NPZ_FILES = {"mnist": "mnist.npz", "svhn": "svhn.npz", "face": "celeba64.npz"}
+"""What stands in for torchvision's files of each modality."""
+
 _RAW_FILES = {
     "mnist": tuple(
         f"MNIST/raw/{half}-{part}-ubyte"
@@ -121,8 +149,11 @@ _RAW_FILES = {
         for part in ("images-idx3", "labels-idx1")
     ),
     "svhn": ("train_32x32.mat", "test_32x32.mat"),
+    "face": ("celeba/img_align_celeba.zip", "celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt"),
 }
 """The files that torchvision makes of each modality, below the folder that it is given."""
+
+_TEXT_SEED = 20_200_616
 
 _CONTENTS = "contents.json"
 """File of a prepared data set: the digest, and every other file's size."""
@@ -151,7 +182,9 @@ def check(name: str, folder: Path | None) -> None:
     if _read(spec, _prepared_folder(spec, sources)) is None:
         for modality in _images(spec):
             path = sources[modality.name][0]
-            if path.suffix == ".npz":
+            if path.suffix == ".npz" and spec.attributes:
+                _check_described_npz(path, modality, spec.attributes)
+            elif path.suffix == ".npz":
                 _check_npz(path, modality, spec.num_classes)
 
 
@@ -220,10 +253,15 @@ def _find_sources(spec: DataSpec, folder: Path) -> Sources:
     """Each image modality's npz file in `folder`, or else the files that torchvision left there."""
     sources = {}
     for modality in _images(spec):
-        npz, raw = folder / f"{modality.name}.npz", _raw_files(folder, modality.name)
+        npz, raw = folder / _NPZ_FILES[modality.name], _raw_files(folder, modality.name)
         if not npz.exists() and not _all_exist(raw):
+            expectation = (
+                _described_expectation(modality, spec.attributes)
+                if spec.attributes
+                else _expectation(modality)
+            )
             raise DataError(
-                f"{npz} does not exist: {_expectation(modality)}; "
+                f"{npz} does not exist: {expectation}; "
                 "put it there (torchvision's own files will do), or leave --data-dir out to download"
             )
         sources[modality.name] = (npz,) if npz.exists() else raw
@@ -372,6 +410,8 @@ def _prepare(spec: DataSpec, sources: Sources, prepared: Path, report: Report) -
 
 
 def _make(spec: DataSpec, sources: Sources, report: Report) -> dict[str, dict[str, Examples]]:
+    if spec.attributes:
+        return _make_described(spec, sources, report)
     examples: dict[str, dict[str, Examples]] = {split: {} for split in SPLITS}
     for modality in spec.modalities:
         report(f"preparing {modality.name}")
@@ -385,6 +425,95 @@ def _make(spec: DataSpec, sources: Sources, report: Report) -> dict[str, dict[st
             order = np.argsort(labels, kind="stable")
             examples[split][modality.name] = Examples(np.ascontiguousarray(values[order]), labels[order])
     return examples
+
+
+def _make_described(spec: DataSpec, sources: Sources, report: Report) -> dict[str, dict[str, Examples]]:
+    """Images with attributes, and the texts that name these, row by row."""
+    (image,) = _images(spec)
+    (text,) = [modality for modality in spec.modalities if modality.kind == "text"]
+    report(f"preparing {image.name}")
+    parts = _read_described_npz(sources[image.name][0], image, spec.attributes)
+    examples: dict[str, dict[str, Examples]] = {}
+    for number, (split, (images, attributes)) in enumerate(parts.items()):
+        rng = np.random.default_rng((_TEXT_SEED, number))
+        texts = [describe(row, spec.attributes, text.shape[0]) for row in attributes]
+        placed = _place_texts(texts, text.shape[0], rng)
+        examples[split] = {image.name: Examples(images, attributes), text.name: Examples(placed, attributes)}
+    return examples
+
+
+def describe(attributes: npt.ArrayLike, names: Sequence[str], length: int) -> str:
+    """The names of what is not 0 in `attributes`, in order, joined by ", ", without the last if too long."""
+    found = [name for name, here in zip(names, np.asarray(attributes), strict=True) if here]
+    while len(", ".join(found)) > length:
+        found.pop()
+    return ", ".join(found)
+
+
+def _place_texts(texts: Sequence[str], length: int, rng: np.random.Generator) -> Bytes:
+    """Each text somewhere among `length` characters, stars before and behind it: `[text, length]`."""
+    sizes = np.array([len(text) for text in texts])
+    starts = rng.integers(length - sizes + 1)
+    padded = "".join(
+        ("*" * start + text).ljust(length, "*") for start, text in zip(starts, texts, strict=True)
+    )
+    codes = np.full(128, len(ALPHABET), np.uint8)
+    for index, character in reversed([*enumerate(ALPHABET)]):
+        codes[ord(character)] = index
+    return codes[np.frombuffer(padded.encode("ascii"), np.uint8)].reshape(-1, length)
+
+
+def _described_layout(modality: Modality, attributes: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    channel, height, width = modality.shape
+    return {"images": (height, width, channel), "attributes": (len(attributes),), "split": ()}
+
+
+def _described_expectation(modality: Modality, attributes: Sequence[str]) -> str:
+    layout = _described_layout(modality, attributes).items()
+    arrays = (f"{key} [{', '.join(['n', *map(str, axes)])}]" for key, axes in layout)
+    return f"expected uint8 arrays {', '.join(arrays)} and the names of attributes, attribute_names"
+
+
+def _check_described_npz(path: Path, modality: Modality, attributes: Sequence[str]) -> None:
+    """Raise DataError unless the file is whole and holds what `_described_layout` says, with every split."""
+    headers, expectation = _read_headers(path), _described_expectation(modality, attributes)
+    layout = _described_layout(modality, attributes)
+    for key in (*layout, "attribute_names"):
+        if key not in headers:
+            raise DataError(f"{path} lacks the array {key!r}: {expectation}")
+    for key, axes in layout.items():
+        shape, dtype = headers[key]
+        if dtype != np.uint8 or not shape or shape[1:] != axes:
+            raise DataError(f"{path}: {key} is {dtype} {list(shape)}; {expectation}")
+    counts = {key: headers[key][0][0] for key in layout}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{count} rows of {key}" for key, count in counts.items())
+        raise DataError(f"{path} has {found}; expected one row of each for each image")
+    with np.load(path) as arrays:
+        names = [str(name).lower().replace("_", " ") for name in arrays["attribute_names"]]
+        if names != list(attributes):
+            wrong = next((a for a in names if a not in attributes), "another order")
+            raise DataError(f"{path}: attribute_names has {wrong!r}; expected {', '.join(attributes)}")
+        for key, largest in (("split", len(SPLITS) - 1), ("attributes", 1)):
+            if arrays[key].max(initial=0) > largest:
+                raise DataError(f"{path}: {key} must lie in 0..{largest}, got {arrays[key].max()}")
+        missing = [name for number, name in enumerate(SPLITS) if not (arrays["split"] == number).any()]
+    if missing:
+        raise DataError(f"{path} holds no image of the {missing[0]} split; it needs some of every split")
+
+
+def _read_described_npz(
+    path: Path, modality: Modality, attributes: Sequence[str]
+) -> dict[str, tuple[Bytes, Bytes]]:
+    """Images, channel-first, and attributes of each split."""
+    _check_described_npz(path, modality, attributes)
+    with np.load(path) as arrays:
+        images, known, split = (arrays[key] for key in ("images", "attributes", "split"))
+    chosen = {name: split == number for number, name in enumerate(SPLITS)}
+    return {
+        name: (np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2)), known[rows])
+        for name, rows in chosen.items()
+    }
 
 
 def _place_words(length: int) -> tuple[Bytes, Bytes]:

@@ -53,14 +53,15 @@ def draw_figures(model: MultimodalVae, split: Pairs) -> dict[str, Picture]:
 def choose_samples(model: MultimodalVae, split: Pairs) -> tuple[Shown, Shown]:
     """Samples for the columns and, others, for the rows of the pictures: classes in order, evenly taken."""
     generator = torch.Generator(split.device).manual_seed(_SAMPLES_SEED)
-    samples = split.draw(40 * split.num_classes, generator)
-    labels = samples.labels.tolist()
+    num_classes = max(split.num_classes, 1)
+    samples = split.draw(40 * num_classes, generator)
+    labels = samples.labels.tolist() if split.num_classes else [0] * len(samples)
     free = list(range(len(labels)))
 
     def take(count: int) -> Shown:
         chosen = []
         for number in range(count):
-            label = number * split.num_classes // count
+            label = number * num_classes // count
             chosen.append(next(index for index in free if labels[index] == label))
             free.remove(chosen[-1])
         x = {name: values[chosen] for name, values in everything.items() if name in model.modalities}

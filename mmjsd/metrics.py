@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmjsd.batches import Batch, PairedSamples, Pairs, Workers
 from mmjsd.classifiers import Classifier
@@ -22,6 +23,7 @@ from mmjsd.likelihood import log_importance_weights, log_likelihood, log_likelih
 from mmjsd.model import MultimodalVae, Posterior, subsets
 from mmjsd.objective import Draws, draw, draw_latents, elbo
 from mmjsd.quality import NormalFit, frechet_distance, precision_recall
+from mmjsd.ranking import average_precision
 
 _CHUNK = 250
 _PAIRS_SEED, _DRAWS_SEED = 1, 2
@@ -42,6 +44,7 @@ class Score:
     posterior: str = ""
     given: str = ""
     target: str = ""
+    attribute: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,47 @@ class _Judges:
             return of_classifiers, {name: found.gather(part[name] for part in judged) for name in self.images}
         return of_classifiers, {name: of_classifiers[name] for name in self.images}
 
-    def classes(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The likeliest class of each sample, by modality."""
-        return {name: self.classifiers[name].classes(each) for name, each in features.items()}
+    def logits(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """How likely each class or attribute of each sample is, by modality."""
+        return {name: self.classifiers[name].logits(each) for name, each in features.items()}
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What is known of samples, and what guesses at it are worth.
+
+    Classes are judged by the share that is right, attributes by average precision.
+    """
+
+    labels: Int[Tensor, "sample *attribute"]
+    attributes: Mapping[str, int]
+    """Those that are judged, with their columns; none: the labels are classes."""
+
+    def columns(self, guesses: Tensor) -> Tensor:
+        """The columns of the attributes that are judged."""
+        return guesses[:, list(self.attributes.values())]
+
+    def worth(self, guesses: Float[Tensor, "sample output"]) -> Float[Tensor, "sample *attribute"]:
+        """Values of which the mean over samples is what the guesses are worth."""
+        if self.attributes:
+            return average_precision(*(self.columns(each).cpu() for each in (guesses, self.labels)))
+        return (guesses.argmax(-1) == self.labels.to(guesses.device)).float()
+
+    def scores(
+        self,
+        worth: Float[Tensor, "sample *attribute"],
+        metric: str,
+        posterior: str = "",
+        given: str = "",
+        target: str = "",
+    ) -> Iterator[Score]:
+        """One score, or one for each attribute and their mean."""
+        if not self.attributes:
+            yield _mean(worth, metric, posterior, given, target)
+            return
+        for attribute, each in zip(self.attributes, worth.T, strict=True):
+            yield _mean(each, metric, posterior, given, target, attribute)
+        yield _mean(worth.mean(1), f"mean_{metric}", posterior, given, target)
 
 
 @torch.no_grad()
@@ -136,6 +177,7 @@ def evaluate(
     evaluation: EvaluationConfig,
     final: bool = False,
     inception: Inception | None = None,
+    attributes: Sequence[str] = (),
 ) -> list[Score]:
     """All metrics of one split, on pairs and draws that are the same for every trial.
 
@@ -149,6 +191,13 @@ def evaluate(
     drawn from the subset's posterior, styles from the prior. Mean coherence: over all these conditional
     generations, that is targets that are not given. Random coherence: the share of unconditional
     samples in which the classes of all modalities agree.
+
+    Where samples have `attributes` in place of classes, probe and classifiers tell each attribute, and the
+    average precision of each (`mmjsd.ranking`) takes the place of the share that is right: metrics
+    `probe_average_precision`, `style_probe_average_precision` and `average_precision`, each also with
+    `mean_` before it, the mean over attributes. `mean_average_precision` given and of nothing is over the
+    conditional generations. Base rate: the share of samples that have an attribute, which is what scores
+    that know nothing of it reach. Left out is an attribute that all samples or none have.
 
     A final evaluation adds what costs more: log-likelihood by `evaluation.importance_samples` draws
     (`mmjsd.likelihood`), and precision, recall and Fréchet distance of the same generated images
@@ -164,14 +213,17 @@ def evaluate(
     pairs = split.draw(min(evaluation.num_samples, split.num_examples), generator)
     probe_pairs = train.draw(evaluation.probe_samples, generator)
     found, seen = _encode(model, pairs), _encode(model, probe_pairs)
+    truth = _Truth(pairs.labels, _judged(attributes, pairs.labels, probe_pairs.labels))
     scores = [*_bound_scores(model, found, generator)]  # how many numbers it draws depends on the objective
     generator.manual_seed(_DRAWS_SEED)
     images = tuple(spec.name for spec in model.specs if spec.kind == "image" and final)
     judges = _Judges(classifiers, inception, images)
     evaluated = representations(model.modalities, evaluation.subsets_per_size)
+    if truth.attributes:
+        scores += truth.scores(truth.columns(truth.labels).double(), "base_rate")
     scores += [
-        *_probe_scores(model, evaluated, found, seen, generator),
-        *_sample_scores(model, evaluated, found, judges, generator),
+        *_probe_scores(model, evaluated, found, seen, truth, generator),
+        *_sample_scores(model, evaluated, found, judges, truth, generator),
     ]
     if final and evaluation.importance_samples:
         scores += _likelihood_scores(model, evaluated, found, evaluation.importance_samples, generator)
@@ -180,16 +232,23 @@ def evaluate(
 
 def classifier_scores(classifiers: Mapping[str, Classifier]) -> list[Score]:
     """How good the classifiers themselves are, on the original test examples of their modality."""
-    return [
-        Score(
-            "classifier_accuracy",
-            each.accuracy,
-            (each.accuracy * (1 - each.accuracy) / each.num_samples) ** 0.5,
-            each.num_samples,
-            target=name,
-        )
-        for name, each in classifiers.items()
-    ]
+    scores = []
+    for name, each in classifiers.items():
+        for attribute, (value, error) in each.quality.items():
+            metric = "classifier_accuracy"
+            if len(each.quality) > 1:
+                metric = "classifier_average_precision" if attribute else "mean_classifier_average_precision"
+            scores.append(Score(metric, value, error, each.num_samples, target=name, attribute=attribute))
+    return scores
+
+
+def _judged(attributes: Sequence[str], *labels: Tensor) -> dict[str, int]:
+    """The attributes, with their columns, that some samples but not all have, in each of the labels."""
+    return {
+        name: column
+        for column, name in enumerate(attributes)
+        if all(0 < int(each[:, column].sum()) < len(each) for each in labels)
+    }
 
 
 def _encode(model: MultimodalVae, samples: PairedSamples) -> _Encoded:
@@ -217,8 +276,11 @@ def _probe_scores(
     evaluated: Sequence[Representation],
     found: _Encoded,
     seen: _Encoded,
+    truth: _Truth,
     generator: torch.Generator,
 ) -> Iterator[Score]:
+    metric = "probe_average_precision" if truth.attributes else "probe_accuracy"
+
     def content(encoded: _Encoded, each: Representation) -> Tensor:
         choice = torch.rand(len(encoded.samples), generator=generator, device=generator.device)
         return encoded.gather(
@@ -228,28 +290,37 @@ def _probe_scores(
     def style(encoded: _Encoded, name: str) -> Tensor:
         return encoded.gather(posteriors[name].style.mu for posteriors in encoded.posteriors)
 
-    def right(judged_on: Tensor, fitted_on: Tensor, what: str) -> Tensor:
-        known, truth = seen.samples.labels.cpu(), found.samples.labels.cpu()
-        return _linear_classes(fitted_on.cpu(), known, judged_on.cpu(), what) == truth
+    def worth(judged_on: Tensor, fitted_on: Tensor, what: str) -> Tensor:
+        known = seen.samples.labels.cpu()
+        return truth.worth(_linear_guesses(fitted_on.cpu(), known, judged_on.cpu(), what, truth.attributes))
 
     for each in evaluated:
         means = content(found, each), content(seen, each)
-        probed = right(*means, f"content means given {each.given}")
-        yield _mean(probed, "probe_accuracy", each.posterior or "", each.given)
+        probed = worth(*means, f"content means given {each.given}")
+        yield from truth.scores(probed, metric, each.posterior or "", each.given)
     for name, size in model.style_dims.items():
         if size > 0:
-            probed = right(style(found, name), style(seen, name), f"style means of {name}")
-            yield _mean(probed, "style_probe_accuracy", target=name)
+            probed = worth(style(found, name), style(seen, name), f"style means of {name}")
+            yield from truth.scores(probed, f"style_{metric}", target=name)
 
 
-def _linear_classes(fitted_on: Tensor, known: Tensor, judged_on: Tensor, what: str) -> Tensor:
-    """Classes of latents by a linear classifier that was fitted on others."""
+def _linear_guesses(
+    fitted_on: Tensor, known: Tensor, judged_on: Tensor, what: str, attributes: Mapping[str, int]
+) -> Float[Tensor, "sample output"]:
+    """How likely classes, or attributes, of latents are by linear classifiers that were fitted on others."""
     if not (fitted_on.isfinite().all() and judged_on.isfinite().all()):
         raise FloatingPointError(f"{what} are not finite")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe = LogisticRegression(max_iter=1000).fit(fitted_on.numpy(), known.numpy())
-    return torch.from_numpy(probe.predict(judged_on.numpy()))
+        probe = LogisticRegression(max_iter=1000)
+        if not attributes:
+            classes = probe.fit(fitted_on.numpy(), known.numpy()).predict(judged_on.numpy())
+            return F.one_hot(torch.from_numpy(classes).long()).float()
+        guesses = torch.zeros(len(judged_on), known.shape[1], dtype=torch.float64)
+        for column in attributes.values():
+            probe.fit(fitted_on.numpy(), known[:, column].numpy())
+            guesses[:, column] = torch.from_numpy(probe.decision_function(judged_on.numpy()))
+    return guesses
 
 
 def _sample_scores(
@@ -257,9 +328,11 @@ def _sample_scores(
     evaluated: Sequence[Representation],
     found: _Encoded,
     judges: _Judges,
+    truth: _Truth,
     generator: torch.Generator,
 ) -> Iterator[Score]:
-    """Coherence of what is generated and, in a final evaluation, its quality."""
+    """Coherence or average precision of what is generated and, in a final evaluation, its quality."""
+    metric = "average_precision" if truth.attributes else "coherence"
     real = {}
     if judges.images:
         _, features = judges.features(found, (batch.x for _, batch, _ in found.chunks()))
@@ -269,19 +342,21 @@ def _sample_scores(
         posterior = each.posterior or ""
         draws = draw_latents(model, len(found.samples), generator)
         of_classifiers, features = judges.features(found, _generated(model, found, draws, each))
-        for target, classes in judges.classes(of_classifiers).items():
-            coherent = classes == found.samples.labels
-            yield _mean(coherent, "coherence", posterior, each.given, target)
+        for target, logits in judges.logits(of_classifiers).items():
+            worth = truth.worth(logits)
+            yield from truth.scores(worth, metric, posterior, each.given, target)
             if target not in each.subset:
                 for fused in [each.posterior] if each.posterior else get_args(Fusion):
-                    conditional[fused].append(coherent)
+                    conditional[fused].append(worth.mean(1) if truth.attributes else worth)
         yield from _quality_scores(model, real, features, posterior, each.given)
     for fused, parts in conditional.items():
         if parts:
-            yield _mean(torch.stack(parts).float().mean(0), "mean_coherence", fused)
+            yield _mean(torch.stack(parts).mean(0), f"mean_{metric}", fused)
     draws = draw_latents(model, len(found.samples), generator)
     of_classifiers, features = judges.features(found, _generated(model, found, draws))
-    yield from _random_coherence_scores(torch.stack(list(judges.classes(of_classifiers).values())))
+    if not truth.attributes:
+        logits = torch.stack(list(judges.logits(of_classifiers).values()))
+        yield from _random_coherence_scores(logits.argmax(-1))
     yield from _quality_scores(model, real, features)
 
 
@@ -363,8 +438,9 @@ def _mean(
     posterior: str = "",
     given: str = "",
     target: str = "",
+    attribute: str = "",
 ) -> Score:
     """The mean over samples and its standard error, s / sqrt(n)."""
     values = values.double()
     error = float(values.std()) / len(values) ** 0.5
-    return Score(metric, float(values.mean()), error, len(values), posterior, given, target)
+    return Score(metric, float(values.mean()), error, len(values), posterior, given, target, attribute)

@@ -229,6 +229,7 @@ class _Recorder:
             "value": score.value,
             "standard_error": score.standard_error,
             "num_samples": score.num_samples,
+            "attribute": score.attribute or None,
         }
 
     def _draw(self, measurement: Measurement) -> None:
@@ -237,7 +238,7 @@ class _Recorder:
         for step, loss in enumerate(measurement.losses.tolist()):
             self.board.add_scalar("loss/step", loss, first_step + step)
         for split, scores in measurement.scores.items():
-            for score in scores:
+            for score in (each for each in scores if not each.attribute):
                 parts = (split, score.metric, score.posterior, score.given, score.target)
                 self.board.add_scalar(
                     "/".join(part for part in parts if part), score.value, measurement.epoch

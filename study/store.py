@@ -95,6 +95,7 @@ MEASUREMENTS = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
         pa.field("standard_error", pa.float64()),
         pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("attribute", pa.string()),
     ]
 )
 

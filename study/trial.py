@@ -190,6 +190,7 @@ def _scores(
             config.evaluation,
             final,
             _inception(config.data.dir, str(model.device)) if by_inception else None,
+            material.data.spec.attributes,
         )
     except FloatingPointError as error:
         raise DivergedError(str(error)) from error

@@ -96,7 +96,7 @@ class Summed:
 
 
 def _scores(vae, final=False, network=ARGMAX, inception=None, **changes):
-    classifiers = {name: Classifier(network, 1.0, 10) for name in vae.modalities}
+    classifiers = {name: Classifier(network, {"": (1.0, 0.0)}, 10) for name in vae.modalities}
     evaluation = EvaluationConfig(**{"num_samples": 600, "probe_samples": 200, **changes})
     rows = evaluate(vae, *_splits(vae.modalities), classifiers, evaluation, final, inception)
     assert len({(row.metric, row.posterior, row.given, row.target) for row in rows}) == len(rows)
@@ -224,7 +224,9 @@ def test_every_objective_is_measured_with_any_number_of_modalities(name, dataset
     labels = np.arange(10, dtype=np.uint8)
     rng = np.random.default_rng(0)
     pairs = Pairs({s.name: Examples(rng.integers(0, 256, (10, *s.shape), np.uint8), labels) for s in specs})
-    classifiers = {s.name: Classifier(NETWORKS[s.name].classifier(10).eval(), 1.0, 10) for s in specs}
+    classifiers = {
+        s.name: Classifier(NETWORKS[s.name].classifier(10).eval(), {"": (1.0, 0.0)}, 10) for s in specs
+    }
     evaluation = EvaluationConfig(num_samples=10, probe_samples=20, importance_samples=1)
     scores = evaluate(made, pairs, pairs, classifiers, evaluation, final=count == 2)
     assert all(np.isfinite(score.value) for score in scores)
@@ -372,6 +374,6 @@ def test_content_that_is_not_finite_is_told(vae):
 
 
 def test_classifiers_report_their_own_accuracy():
-    (score,) = classifier_scores({"left": Classifier(ARGMAX, 0.9, 100)})
+    (score,) = classifier_scores({"left": Classifier(ARGMAX, {"": (0.9, 0.03)}, 100)})
     assert (score.metric, score.target, score.value) == ("classifier_accuracy", "left", 0.9)
     assert score.standard_error == pytest.approx(0.03)
