@@ -27,7 +27,7 @@ from mmjsd.train import DivergedError, Member, fit_pack
 
 BATCH = 256
 PACKS = (1, 2, 4, 8, 16, 32, 64)
-PROCESSES = (2, 4, 8, 16)
+PROCESSES = (4, 16)
 BATCHES = (32, 64, 256, 1024, 4096)
 SPECS = DATASETS["digits"].modalities
 
