@@ -129,7 +129,7 @@ class _Doubling(nn.ConvTranspose1d):
         """`[batch, channel, 2 * length]`."""
         assert self.bias is not None
         pairs = F.pad(x, (1, 1)).unfold(2, 2, 1).movedim(1, 2).flatten(2)  # [batch, length + 1, channel * 2]
-        kernel = torch.stack([self.weight[..., [3, 1]], self.weight[..., [2, 0]]], dim=-1)  # [in, out, 2, p]
+        kernel = self.weight.flip(-1).reshape(*self.weight.shape[:2], 2, 2)  # taps 3 2 | 1 0: [in, out, 2, p]
         both = pairs @ kernel.movedim(2, 1).flatten(2).flatten(0, 1)
         even, odd = both.reshape(*both.shape[:2], self.out_channels, 2).unbind(-1)
         places = torch.stack([even[:, :-1], odd[:, 1:]], dim=2).flatten(1, 2)
