@@ -3,13 +3,14 @@
 Run:    python benchmarks/gpu.py --out benchmarks/gpu.json      (about three minutes; needs no Ray)
 
 `eager` is a plain training loop as the authors' code has it: float32, channels first, kernels launched one by
-one, the loss read after each step. All else is `mmjsd.train.fit_pack`, whose steps are CUDA graphs. Images are
-noise: speed does not depend on what they show.
+one, the loss read after each step. All else is `mmjsd.train.fit_pack`, whose steps are CUDA graphs. Images
+are noise: speed does not depend on what they show.
 """
 
 import argparse
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,15 +34,18 @@ SPECS = DATASETS["digits"].modalities
 
 
 def main() -> None:
+    """Measure and store."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
+    if not torch.cuda.is_available():
+        parser.error("expected a CUDA device, found none; run this on a machine with a GPU")
     found: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     for name, value in measure():
         found[name] = value
-        print(f"{name:40} {value:,.1f}", flush=True)
+        sys.stdout.write(f"{name:50} {value:,.1f}\n")
         out.write_text(json.dumps(found, indent=2) + "\n")
 
 
@@ -66,6 +70,7 @@ def measure() -> Iterator[tuple[str, float]]:
 
 
 def named(what: str, *arguments: Any) -> Iterator[tuple[str, float]]:
+    """What `packed` finds, by name."""
     rate, memory = packed(*arguments)
     yield f"{what}: samples/s", rate
     yield f"{what}: GiB", memory
@@ -137,11 +142,13 @@ def _one(ready: Any, rates: Any) -> None:
 
 
 def model(seed: int, objective: ObjectiveConfig | None = None) -> MultimodalVae:
+    """A model of the paper's sizes on the GPU."""
     torch.manual_seed(seed)
     return MultimodalVae(SPECS, ModelConfig(), objective or ObjectiveConfig()).cuda()
 
 
 def noise() -> Pairs:
+    """Random images and words of ten classes on the GPU."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10, dtype=np.uint8), 600)
     tops = {"text": len(ALPHABET)}
