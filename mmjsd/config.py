@@ -36,7 +36,8 @@ class DataConfig:
     """Which data, and how much of it makes an epoch."""
 
     name: str = "digits"
-    """Data set: mnist-svhn-text is downloaded or read from data.dir; digits, polydigits-2..8 are embedded."""
+    """Data set: digits, polydigits-2..8 and faces are embedded; mnist-svhn-text and celeba are downloaded or
+    read from data.dir."""
 
     dir: Path | None = None
     """Folder that holds the data set's files; none: they are downloaded into the cache folder."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mmjsd import digits
+from mmjsd import digits, faces
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"/\\|_@#$%^&*~`+-=<>()[]{} \n"
 """The 71 characters of the reference; "-" stands twice in it, and is encoded as the first."""
@@ -100,6 +100,7 @@ DATASETS: Mapping[str, DataSpec] = {
     for spec in (
         DataSpec(name="digits", modalities=_DIGIT_MODALITIES, num_classes=10, embedded=True),
         DataSpec(name="mnist-svhn-text", modalities=_DIGIT_MODALITIES, num_classes=10),
+        DataSpec(name="faces", modalities=_FACE_MODALITIES, attributes=faces.ATTRIBUTES, embedded=True),
         DataSpec(name="celeba", modalities=_FACE_MODALITIES, attributes=_CELEBA_ATTRIBUTES),
         *(
             DataSpec(
@@ -386,7 +387,8 @@ def _check_labels(path: Path, labels: Mapping[str, Bytes], num_classes: int) -> 
 
 def _prepared_folder(spec: DataSpec, sources: Sources) -> Path:
     """Where the data set lies once prepared: a name that changes with its files or with how it is drawn."""
-    fingerprint = hashlib.sha256(f"{_PREPARATION} {digits.VERSION if spec.embedded else 0}".encode())
+    drawing = (faces.VERSION if spec.attributes else digits.VERSION) if spec.embedded else 0
+    fingerprint = hashlib.sha256(f"{_PREPARATION} {drawing}".encode())
     for path in (path for files in sources.values() for path in files):
         try:
             with path.open("rb") as file:
@@ -432,7 +434,10 @@ def _make_described(spec: DataSpec, sources: Sources, report: Report) -> dict[st
     (image,) = _images(spec)
     (text,) = [modality for modality in spec.modalities if modality.kind == "text"]
     report(f"preparing {image.name}")
-    parts = _read_described_npz(sources[image.name][0], image, spec.attributes)
+    if spec.embedded:
+        parts = {split: faces.draw(split) for split in SPLITS}
+    else:
+        parts = _read_described_npz(sources[image.name][0], image, spec.attributes)
     examples: dict[str, dict[str, Examples]] = {}
     for number, (split, (images, attributes)) in enumerate(parts.items()):
         rng = np.random.default_rng((_TEXT_SEED, number))

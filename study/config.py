@@ -151,11 +151,34 @@ def _adapter() -> TypeAdapter[TrialConfig]:
     return TypeAdapter(TrialConfig)
 
 
-Objective = Literal["mean_coherence", "random_coherence", "probe_accuracy", "log_likelihood"]
+Objective = Literal[
+    "mean_coherence",
+    "random_coherence",
+    "probe_accuracy",
+    "mean_average_precision",
+    "mean_probe_average_precision",
+    "log_likelihood",
+]
 """What a study may maximise: a validation metric, given nothing or all modalities, these as their product."""
+
+OF_CLASSES: frozenset[Objective] = frozenset({"mean_coherence", "random_coherence", "probe_accuracy"})
+"""Those that are measured where samples have a class."""
+
+OF_ATTRIBUTES: frozenset[Objective] = frozenset({"mean_average_precision", "mean_probe_average_precision"})
+"""Those that are measured where samples have attributes."""
 
 LATE_OBJECTIVES: frozenset[Objective] = frozenset({"log_likelihood"})
 """Those that cost so much that the validation split has them after the last epoch alone."""
+
+
+def own_objective(config: TrialConfig) -> Objective:
+    """What a study maximises if it is not told: what generated samples are worth."""
+    return "mean_average_precision" if DATASETS[config.data.name].attributes else "mean_coherence"
+
+
+def is_measured(objective: Objective, config: TrialConfig) -> bool:
+    """Whether the config's data set has what the objective is about."""
+    return objective not in (OF_CLASSES if DATASETS[config.data.name].attributes else OF_ATTRIBUTES)
 
 
 def objective_curve(rows: Iterable[Mapping[str, Any]], metric: str) -> dict[int, float]:
@@ -239,7 +262,8 @@ class StudyConfig:
     """Trainings of each config, each with its own seed."""
 
     objectives: tuple[Objective, ...] = ("mean_coherence",)
-    """What is maximised, on validation. Several give a Pareto study: all count alike, the first ranks."""
+    """What is maximised, on validation. Several give a Pareto study: all count alike, the first ranks. Where
+    samples have attributes and no class it is mean_average_precision."""
 
     confirm: int = 0
     """After the search: train so many of its best configs and the base config with fresh seeds, and judge

@@ -20,6 +20,7 @@ from mmjsd.config import require
 from study import manifest
 from study.config import (
     LATE_OBJECTIVES,
+    OF_CLASSES,
     PRESETS,
     ClusterError,
     Preset,
@@ -27,6 +28,8 @@ from study.config import (
     Study,
     StudyConfig,
     TrialConfig,
+    is_measured,
+    own_objective,
     seconds,
 )
 from study.options import asks_for_help, parse, parse_study
@@ -113,13 +116,13 @@ def read_command_line(argv: Sequence[str]) -> Request:
     out = (early.out or Path("runs", question.name)).expanduser().absolute()
     stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume)
     preset = early.preset or (stored["preset"] if stored else _default_preset(early))
-    fields = {**PRESETS[preset], **question.space.base}
+    fields = {**PRESETS[preset], **question.space.presets.get(preset, {}), **question.space.base}
     fields["data.name"] = early.dataset or fields["data.name"]
     data_set = TrialConfig().with_fields({"data.name": fields["data.name"]})
     kept = {name: stored[name] for name in _KEPT if stored and stored[name]}
     if kept.get("storage") == manifest.JOURNAL:
         del kept["storage"]
-    kept["objectives"] = tuple(kept.get("objectives", StudyConfig().objectives))
+    kept["objectives"] = tuple(kept.get("objectives", [own_objective(data_set)]))
     defaults = StudyConfig(preset=preset, out=Path("runs", question.name), **kept)
     spaces = "".join(f"\n- {name}: {title}" for name, title in list_questions(SPACES).items())
     options, given = parse(argv, defaults, data_set.with_fields(fields), _HELP + spaces)
@@ -347,7 +350,14 @@ def _confirm_replicates(options: StudyConfig, stored: Mapping[str, Any]) -> int:
 
 
 def _check_objectives(options: StudyConfig, sampler: Sampler, base: TrialConfig) -> None:
-    """Refuse what several objectives, or one that is measured late, rule out."""
+    """Refuse what several objectives, one that is measured late, or the data set rule out."""
+    for name in options.objectives:
+        require(
+            is_measured(name, base),
+            f"{name} is not measured on {base.data.name}, whose samples have "
+            f"{'attributes and no class' if name in OF_CLASSES else 'a class and no attributes'}; "
+            "choose other --objectives",
+        )
     several, scheduler = len(options.objectives) > 1, options.scheduler or "none"
     require(
         not (several and sampler == "cmaes"),

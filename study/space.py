@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
-from itertools import combinations, product
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmjsd.config import require
 from mmjsd.data import DATASETS
-from study.config import TrialConfig, field_paths
+from study.config import Preset, TrialConfig, field_paths
 
 _FEW = 8
 """So many integers are listed one by one; more are spread over their range."""
@@ -320,11 +320,13 @@ class SearchSpace:
     """The fields that a question varies, each with its domain, and those that it fixes.
 
     Both are named by dotted paths of `TrialConfig`; only the name of `Cases` is free. `base` is stronger than
-    a preset and weaker than cases and the command line.
+    a preset and weaker than cases and the command line. `presets` says what a preset is for this question
+    where its own fields do not fit.
     """
 
     domains: Mapping[str, Domain]
     base: Mapping[str, Any] = field(default_factory=dict)
+    presets: Mapping[Preset, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         setters = [(name, path) for name in self.domains for path in self._set_by(name)]
@@ -347,7 +349,7 @@ class SearchSpace:
             The trials that were tried, each value of each domain in one of them.
         """
         known = field_paths(base)
-        for path in (*self.varied, *self.base):
+        for path in (*self.varied, *self.base, *chain(*self.presets.values())):
             guess = get_close_matches(path, known, n=1)
             hint = f"; did you mean {guess[0]!r}?" if guess else ""
             require(path in known, f"search space names no trial field {path!r}{hint}")

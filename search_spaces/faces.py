@@ -1,0 +1,40 @@
+"""How large may the subspaces of face and words be, and does it depend on beta?
+
+What a picture shows besides its named attributes has to go into the picture's own subspace; words need little
+of theirs, only where in the line they begin.
+
+Run:    python study/run.py --space faces --out runs/faces
+Source: Section 4.3 and Table 5 of https://arxiv.org/abs/2006.08242; the settings of the authors' job for
+        CelebA at commit 29d925d, which has 32 dimensions in each subspace and beta 2.5.
+Cost:   not measured yet.
+"""
+
+from study.space import Choice, SearchSpace
+
+SPACE = SearchSpace(
+    domains={
+        "model.style_dim.face": Choice((4, 32)),
+        "model.style_dim.words": Choice((4, 32)),
+        "objective.beta": Choice((1.0, 2.5)),
+    },
+    base={
+        "model.content_dim": 32,
+        "objective.beta_style": 2.0,
+        "objective.weights": (0.35, 0.35, 0.30),
+        "objective.reconstruction_weights": {"face": 1.0, "words": 16.0},
+    },
+    presets={
+        "laptop": {
+            "data.name": "faces",
+            "data.samples_per_epoch": 3_000,
+            "model.width": 0.125,
+            "training.learning_rate": 2e-3,
+        },
+        "paper": {
+            "data.name": "celeba",
+            "data.samples_per_epoch": 162_770,
+            "training.epochs": 250,
+            "training.learning_rate": 5e-4,
+        },
+    },
+)
