@@ -85,10 +85,10 @@ def commands(results: Results) -> str:
     lines = []
     for run in results.runs:
         argv = run.study.get("command") or run.manifest.get("command") or ""
-        words = shlex.split(argv) if isinstance(argv, str) else [str(word) for word in argv]
-        if words and words[0].endswith(".py"):
-            words.insert(0, "python")
-        lines.append(shlex.join(words))
+        parts = shlex.split(argv) if isinstance(argv, str) else [str(word) for word in argv]
+        if parts and parts[0].endswith(".py"):
+            parts.insert(0, "python")
+        lines.append(shlex.join(parts))
     return "\n".join(filter(None, lines))
 
 

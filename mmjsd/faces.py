@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
 
 VERSION = 1
 """Raised with every change of the drawing, so that prepared copies of older drawings are left alone."""
@@ -145,6 +144,8 @@ class _Brush:
     """Draws shapes around a face's middle, turned and sized with it, on a canvas of finer pixels."""
 
     def __init__(self, face: _Face) -> None:
+        from PIL import Image, ImageDraw  # here, because what lists data sets starts without
+
         rows = np.linspace(0, 1, _SIZE * _OVERSAMPLING)[:, None]
         above, below = face.look.background
         shades = ((1 - rows) * above + rows * below).clip(0, 255)

@@ -21,7 +21,8 @@ SPACE = SearchSpace(
         "model.content_dim": 32,
         "objective.beta_style": 2.0,
         "objective.weights": (0.35, 0.35, 0.30),
-        "objective.reconstruction_weights": {"face": 1.0, "words": 16.0},
+        "objective.reconstruction_weights.face": 1.0,
+        "objective.reconstruction_weights.words": 16.0,
     },
     presets={
         "laptop": {

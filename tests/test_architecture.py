@@ -92,7 +92,7 @@ def test_import_in_no_circle():
 
 
 LIGHT = re.compile(
-    r"mmjsd\.(config|data)|study\.(config|space|store|run|options)|(analysis|search_spaces)(\..*)?"
+    r"mmjsd\.(config|data|specs|sources|text)|study\.(config|space|store|run|options)|(analysis|search_spaces)(\..*)?"
 )
 """Modules that list spaces, show help and make reports, and so must start without torch and ray."""
 
@@ -132,8 +132,8 @@ def test_print_nothing():
 # Modalities are data: their names ...
 
 
-MAY_NAME_MODALITIES = {"mmjsd.data", "mmjsd.digits", "mmjsd.networks"}
-MODALITY = re.compile(r"(?<![a-z])(mnist|svhn|poly\d)(?![a-z])")
+MAY_NAME_MODALITIES = {f"mmjsd.{name}" for name in ("specs", "sources", "digits", "faces", "networks")}
+MODALITY = re.compile(r"(?<![a-z])(mnist|svhn|poly\d|face|words)(?![a-z])")
 FILE_NAME = r"[\w./-]+\.(gz|json|mat|npy|npz|py|txt|yaml)\b"
 NOT_A_MODALITY = re.compile("|".join([*map(re.escape, DATASETS), FILE_NAME]))
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -205,6 +205,8 @@ def test_reads_imports_of_every_form(monkeypatch, source, expected):
         ("class ReadMnist: pass", True),
         ("name = 'mnist-svhn-text'", False),
         ("name = 'polydigits-2'", False),
+        ("given == 'face+words'", True),
+        ("from mmjsd import faces", False),
         ("path = 'raw/svhn.mat'", False),
         ("'''Reads mnist.'''", False),
     ],

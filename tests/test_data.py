@@ -34,8 +34,8 @@ from mmjsd.data import (
     decode_text,
     encode_text,
     load,
-    split_examples,
 )
+from mmjsd.sources import split_examples
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NUM_TRAIN, NUM_TEST = 120, 20
@@ -302,7 +302,9 @@ def test_unknown_data_sets_are_refused(cache: Path) -> None:
             DataError, match="unknown data set 'mnist'; choose one of digits, mnist-svhn-text"
         ):
             use("mnist", None)
-    assert set(DATASETS) == {"digits", "mnist-svhn-text", *(f"polydigits-{count}" for count in range(2, 9))}
+    embedded = {"digits", "faces", *(f"polydigits-{count}" for count in range(2, 9))}
+    assert {spec.name for spec in DATASETS.values() if spec.embedded} == embedded
+    assert set(DATASETS) - embedded == {"mnist-svhn-text", "celeba"}
 
 
 # The cache

@@ -1,0 +1,102 @@
+"""What the data sets hold: modalities, and classes or attributes. Imports no torch and reads no file."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mmjsd import digits, faces
+
+SPLITS = ("train", "validation", "test")
+
+Bytes = npt.NDArray[np.uint8]
+Report = Callable[[str], None]
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, what was expected and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Modality:
+    """What one modality's examples look like."""
+
+    name: str
+    kind: Literal["image", "text"]
+    shape: tuple[int, ...]
+    """[channel, height, width] of an image, [length] of a text."""
+
+    style_weight: float = 1.0
+    """Default weight of the subspace's divergence (the reference settings')."""
+
+    @property
+    def size(self) -> int:
+        """Number of pixels and channels, or of characters: the terms that a log-likelihood sums."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSpec:
+    """What a data set holds, before any of it is read."""
+
+    name: str
+    modalities: tuple[Modality, ...]
+    num_classes: int = 0
+    """Of whose one each example is; modalities are paired by class."""
+
+    attributes: tuple[str, ...] = ()
+    """Names of what each example has or has not, in place of classes; a row of one modality belongs to the
+    same row of the others."""
+
+    embedded: bool = False
+    """Drawn by the program itself, without files or downloads."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Of a classifier: one for each class or attribute."""
+        return self.num_classes or len(self.attributes)
+
+
+_DIGIT_MODALITIES = (
+    Modality(name="mnist", kind="image", shape=(1, 28, 28)),
+    Modality(name="svhn", kind="image", shape=(3, 32, 32)),
+    Modality(name="text", kind="text", shape=(8,), style_weight=5.0),
+)
+_PATTERNED_MODALITIES = tuple(
+    Modality(name=name, kind="image", shape=(3, 28, 28)) for name in digits.PATTERNS
+)
+_FACE_MODALITIES = (
+    Modality(name="face", kind="image", shape=(3, 64, 64)),
+    Modality(name="words", kind="text", shape=(256,), style_weight=5.0),
+)
+
+_CELEBA_ATTRIBUTES = (
+    "5 o clock shadow", "arched eyebrows", "attractive", "bags under eyes", "bald", "bangs", "big lips",
+    "big nose", "black hair", "blond hair", "blurry", "brown hair", "bushy eyebrows", "chubby", "double chin",
+    "eyeglasses", "goatee", "gray hair", "heavy makeup", "high cheekbones", "male", "mouth slightly open",
+    "mustache", "narrow eyes", "no beard", "oval face", "pale skin", "pointy nose", "receding hairline",
+    "rosy cheeks", "sideburns", "smiling", "straight hair", "wavy hair", "wearing earrings", "wearing hat",
+    "wearing lipstick", "wearing necklace", "wearing necktie", "young",
+)  # fmt: skip
+
+DATASETS: Mapping[str, DataSpec] = {
+    spec.name: spec
+    for spec in (
+        DataSpec(name="digits", modalities=_DIGIT_MODALITIES, num_classes=10, embedded=True),
+        DataSpec(name="mnist-svhn-text", modalities=_DIGIT_MODALITIES, num_classes=10),
+        DataSpec(name="faces", modalities=_FACE_MODALITIES, attributes=faces.ATTRIBUTES, embedded=True),
+        DataSpec(name="celeba", modalities=_FACE_MODALITIES, attributes=_CELEBA_ATTRIBUTES),
+        *(
+            DataSpec(
+                name=f"polydigits-{count}",
+                modalities=_PATTERNED_MODALITIES[:count],
+                num_classes=10,
+                embedded=True,
+            )
+            for count in range(2, len(_PATTERNED_MODALITIES) + 1)
+        ),
+    )
+}
