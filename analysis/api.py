@@ -68,9 +68,9 @@ class Study:
 
     def pivot(self, metric: str, split: str = "test") -> pd.DataFrame:
         """Means of a metric: configs down, what was given, target and posterior across."""
-        wide: pd.DataFrame = self.scores(metric, split).pivot(
-            index="config", columns=["given", "target", "posterior"], values="mean"
-        )
+        scores = self.scores(metric, split)
+        columns = ["given", "target", "posterior", *(["attribute"] if scores["attribute"].any() else [])]
+        wide: pd.DataFrame = scores.pivot(index="config", columns=columns, values="mean")
         return wide
 
     def confirmation(self) -> pd.DataFrame:

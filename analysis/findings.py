@@ -228,6 +228,7 @@ def contrasts(results: Results) -> list[Contrast]:
     for quantity in results.last:
         other = quantity._replace(posterior="mixture")
         told = quantity.target in quantity.given.split("+") and quantity.target
+        told = told or quantity.attribute
         if quantity.posterior != "product" or quantity.split != "test" or told or other not in results.last:
             continue
         first, second = results.last[quantity], results.last[other]
@@ -301,6 +302,7 @@ def _columns(results: Results) -> Iterator[Column]:
             yield Column(further.metric, further.label, (further,))
     for key, title, quantity in (
         ("probe", "joint probe accuracy", results.find("probe_accuracy", every)),
+        ("attributes", "joint probe precision", results.find("mean_probe_average_precision", every)),
         ("random", "random coherence", results.find("random_coherence")),
     ):
         if quantity and quantity not in results.objectives:

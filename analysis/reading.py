@@ -135,6 +135,8 @@ def _read_run(folder: Path, label: str, prefix: str) -> _Source:
     if rows and not study:
         study = {"study": rows[0]["study"], "space": rows[0]["space"], "base": json.loads(rows[0]["config"])}
     measurements = tables.measurements.to_pandas(strings_to_categorical=True)
+    known = measurements["attribute"].astype(object)
+    measurements["attribute"] = known.where(known.notna(), "").astype("category")
     counts = np.isfinite(measurements["value"]) & measurements["split"].isin(("validation", "test"))
     return _Source(
         run=Run(folder, label, study, manifest),

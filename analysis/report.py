@@ -25,6 +25,7 @@ from markupsafe import Markup, escape
 
 from analysis import beside, provenance, tables
 from analysis.api import Study, load
+from analysis.attributes import attribute_drawing, precision_table
 from analysis.claims import MARGIN
 from analysis.drawing import Drawing
 from analysis.figures import draw
@@ -92,11 +93,13 @@ def write_report(*runs: Path, out: Path | None = None) -> Path:
     drawings, grids = draw(study.findings, study.importances), _sample_grids(study.findings)
     conditional = _conditional_samples(grids[0].trial) if grids else []
     leak, claims = leak_drawing(study.findings.results, study.leakage), beside.claim_drawing(study.judgements)
+    of_attributes = attribute_drawing(study.findings)
     environment, shown = _environment(), _shown(study)
-    _write_figures(folder / "figures", [*drawings, *filter(None, (leak, claims))], [*grids, *conditional])
+    drawn = [*drawings, *filter(None, (leak, claims, of_attributes))]
+    _write_figures(folder / "figures", drawn, [*grids, *conditional])
     _write_tables(folder / "tables", study, shown, environment)
     context = _context(study, shown, drawings, grids)
-    context |= {"conditional": conditional, "leak": leak, "claims": claims}
+    context |= {"conditional": conditional, "leak": leak, "claims": claims, "of_attributes": of_attributes}
     (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
@@ -209,6 +212,7 @@ def _shown(study: Study) -> list[Table]:
         tables.leak_table(findings),
         tables.subset_table(findings),
         tables.summary_table(findings),
+        precision_table(findings),
     )
     if study.comparison:
         made += (

@@ -20,6 +20,7 @@ class Quantity(NamedTuple):
     given: str = ""
     target: str = ""
     split: str = "test"
+    attribute: str = ""
 
     @property
     def label(self) -> str:

@@ -329,7 +329,8 @@ def summary_table(findings: Findings) -> Table | None:
     wanted = [
         quantity
         for quantity in results.last
-        if not quantity.given and quantity.split == "test" and quantity.metric != "classifier_accuracy"
+        if not (quantity.given or quantity.attribute or "classifier" in quantity.metric)
+        if quantity.split == "test"
     ]
     order = ("mean_coherence", "random_coherence", "loss", "reconstruction")
 

@@ -15,6 +15,9 @@ _COLUMNS, _STYLES = 10, 5
 _CONDITIONAL_ROWS, _UNCONDITIONAL_ROWS = 15, 12
 """As many as a picture has room for, shared by its blocks."""
 
+_ONE_LINE = 32
+"""Characters; longer texts describe more than a word."""
+
 _MAX_SUBSETS = 7
 """Where more could be given, a picture shows each modality alone and all of them together."""
 
@@ -35,6 +38,7 @@ def draw_figures(model: MultimodalVae, split: Pairs) -> dict[str, Picture]:
 
     "overview": real samples, what subsets of their modalities generate, and unconditional samples.
     "conditional_TARGET": the target given subsets of the others, one random style a row (paper, Figure 1).
+    "TARGET_from_TEXT": ten images for each of some long texts, styles random (paper, Figure 2).
     "unconditional": one draw of the content a column. "reconstruction": given all modalities.
     "styles_TARGET": the content of some samples in the style of others, of targets that have a subspace.
     Several given modalities are represented by their product.
@@ -44,6 +48,9 @@ def draw_figures(model: MultimodalVae, split: Pairs) -> dict[str, Picture]:
     pictures = {"overview": _overview(model, columns)}
     if len(model.modalities) > 1:
         pictures |= {f"conditional_{name}": _conditional(model, columns, name) for name in model.modalities}
+    for text in (spec.name for spec in model.specs if spec.kind == "text" and spec.shape[0] > _ONE_LINE):
+        for image in (spec.name for spec in model.specs if spec.kind == "image"):
+            pictures[f"{image}_from_{text}"] = _described(model, rows, image, text)
     pictures["unconditional"] = _unconditional(model)
     pictures["reconstruction"] = _reconstruction(model, columns)
     styled = [name for name, size in model.style_dims.items() if size > 0]
@@ -139,6 +146,15 @@ def _overview(model: MultimodalVae, columns: Shown) -> Picture:
     )
     note = "Each column: one sample, and what is generated from its modalities in a random style."
     return compose("Real, conditional and unconditional samples", note, blocks)
+
+
+def _described(model: MultimodalVae, rows: Shown, image: str, text: str) -> Picture:
+    side, noise = tile_side(model.specs), _Noise(model, f"{image} from {text}")
+    content = model.fuse({text: rows.posteriors[text]}, "product").mu[:, None]
+    made = _decode(model, image, content, noise.style(image, len(content), _COLUMNS))
+    block = Block([], [tiles(each, side) for each in made], heads=tiles(rows.x[text], side))
+    note = f"Each row: one text, and what is generated from it in {_COLUMNS} random styles."
+    return compose(f"{image} from {text}", note, [block])
 
 
 def _unconditional(model: MultimodalVae) -> Picture:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmjsd.data import Modality, decode_text
+from mmjsd.text import PADDING
 
 Picture = npt.NDArray[np.uint8]
 """`[height, width, 3]`."""
@@ -54,7 +55,7 @@ def tile_side(specs: Sequence[Modality]) -> int:
 def tiles(values: Tensor, side: int) -> list[Image.Image]:
     """One tile for each image `[batch, channel, height, width]` in [0, 1], or text `[batch, length]`."""
     if values.ndim == 2:
-        return _write(decode_text(values.cpu()), side)
+        return _write([text.strip(PADDING) for text in decode_text(values.cpu())], side)
     pixels = (values.clamp(0, 1) * 255).round().byte().cpu().permute(0, 2, 3, 1).expand(-1, -1, -1, 3)
     return [_enlarge(Image.fromarray(each.numpy()), side) for each in pixels]
 
@@ -112,7 +113,7 @@ def _enlarge(image: Image.Image, side: int) -> Image.Image:
 
 
 def _write(texts: Sequence[str], side: int) -> list[Image.Image]:
-    """Texts of one length, all in the largest letters in which they fit a tile, or else in the smallest.
+    """Texts, all in the largest letters in which they fit a tile, or else in the smallest.
 
     What fits into one line keeps its spaces, so that it shows where its words stand. Tiles are as high as
     the longest of the texts needs.
