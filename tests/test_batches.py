@@ -1,4 +1,4 @@
-"""Pairs: what is drawn, how it becomes tensors, and how workers share it."""
+"""Pairs: what is drawn, by class or row by row, how it becomes tensors, and how workers share it."""
 
 import numpy as np
 import pytest
@@ -93,3 +93,43 @@ def test_chunks_of_all_workers_are_the_samples(size, chunk):
 def test_a_worker_without_samples_has_one_empty_chunk():
     samples = Pairs(examples()).draw(1, generator())
     assert [len(samples.batch(each).labels) for each in samples.chunks(5, Workers(0, 2))] == [0]
+
+
+# Samples with attributes in place of classes ...
+
+
+def described(count: int = 7) -> dict[str, Examples]:
+    """Values and attributes both tell the row: attribute k is bit k of its number."""
+    rows = np.arange(count, dtype=np.uint8)
+    attributes = (rows[:, None] >> np.arange(3)) & 1
+    return {
+        "image": Examples(rows.reshape(-1, 1, 1, 1) * np.ones((1, 2, 2), np.uint8), attributes),
+        "text": Examples(rows[:, None] * np.ones(4, np.uint8), attributes),
+    }
+
+
+@given(st.integers(1, 40))
+def test_are_whole_rows_and_each_is_drawn_before_one_is_drawn_again(count):
+    samples = Pairs(described()).draw(count, generator())
+    batch = samples.batch(slice(None))
+    rows = batch.x["text"][:, 0]
+    assert torch.equal((batch.x["image"][:, 0, 0, 0] * 255).round().long(), rows)
+    assert torch.equal(batch.labels, (rows[:, None] >> torch.arange(3)) & 1)
+    assert len(samples) == count
+    for start in range(0, count, 7):
+        passed = rows[start : start + 7]
+        assert len(passed.unique()) == len(passed)
+
+
+def test_come_in_another_order_each_time():
+    first, second = Pairs(described(50)).draw(100, generator()).indices["text"].split(50)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, torch.arange(50))
+
+
+def test_may_lack_modalities_too():
+    samples = Pairs(described(), missing=0.6).draw(2_000, generator())
+    assert samples.present is not None
+    present = torch.stack(list(samples.present.values()))
+    assert bool(present.any(0).all())
+    assert float(present.double().mean()) == pytest.approx(0.4 + 0.36 / 2, abs=0.03)

@@ -377,3 +377,80 @@ def test_classifiers_report_their_own_accuracy():
     (score,) = classifier_scores({"left": Classifier(ARGMAX, {"": (0.9, 0.03)}, 100)})
     assert (score.metric, score.target, score.value) == ("classifier_accuracy", "left", 0.9)
     assert score.standard_error == pytest.approx(0.03)
+
+
+# Attributes ...
+
+
+ATTRIBUTES = ("first", "second", "third", "fourth", "none")
+"""Which pixel is bright, and one that no sample has."""
+
+
+def _attribute_scores(vae, final=False, **changes):
+    labels = np.repeat(np.arange(CLASSES), 150).astype(np.uint8)
+    values = (255 * np.eye(CLASSES, dtype=np.uint8))[labels].reshape(-1, CLASSES, 1, 1)
+    known = np.eye(CLASSES + 1, dtype=np.uint8)[labels]
+    pairs = Pairs({name: Examples(values, known) for name in vae.modalities})
+    padded = nn.Sequential(nn.Flatten(), nn.ConstantPad1d((0, 1), 0.0))
+    classifiers = {name: Classifier(padded, {"": (1.0, 0.0)}, 10) for name in vae.modalities}
+    evaluation = EvaluationConfig(**{"num_samples": 600, "probe_samples": 200, **changes})
+    rows = evaluate(vae, pairs, pairs, classifiers, evaluation, final, None, ATTRIBUTES)
+    keyed = {(row.metric, row.posterior, row.given, row.target, row.attribute): row for row in rows}
+    assert len(keyed) == len(rows)
+    return keyed
+
+
+def test_are_all_told_and_generated_by_a_perfect_model(build):
+    scores = _attribute_scores(build(NAMES[:2], weights=(0.6, 0.4, 0.0)))
+    for (metric, *_), row in scores.items():
+        if metric.endswith("average_precision"):
+            assert row.value == pytest.approx(1)
+            assert row.standard_error == pytest.approx(0)
+    assert ("average_precision", "product", "left+middle", "left", "second") in scores
+    assert ("probe_average_precision", "", "middle", "", "fourth") in scores
+    assert scores["mean_average_precision", "product", "", "", ""].value == pytest.approx(1)
+    assert not {key[0] for key in scores} & {"coherence", "mean_coherence", "probe_accuracy"}
+
+
+def test_that_no_sample_has_are_left_out(build):
+    scores = _attribute_scores(build(NAMES[:2], weights=(0.6, 0.4, 0.0)))
+    assert {key[4] for key in scores} == {"", *ATTRIBUTES[:-1]}
+
+
+def test_are_guessed_as_often_as_they_occur_by_a_decoder_that_knows_nothing(build):
+    vae = build(NAMES[:2], weights=(0.6, 0.4, 0.0))
+    with torch.no_grad():
+        vae.decoders["middle"][0].weight.zero_()
+    scores = _attribute_scores(vae)
+    rates = {name: scores["base_rate", "", "", "", name].value for name in ATTRIBUTES[:-1]}
+    assert rates == pytest.approx(dict.fromkeys(ATTRIBUTES[:-1], 0.25))
+    for name, rate in rates.items():
+        assert scores["average_precision", "", "left", "middle", name].value == pytest.approx(rate)
+        assert scores["average_precision", "", "middle", "left", name].value == pytest.approx(1)
+    assert scores["mean_average_precision", "", "left", "middle", ""].value == pytest.approx(0.25)
+    # Over the two generations of what is not given, one perfect and one blind.
+    assert scores["mean_average_precision", "product", "", "", ""].value == pytest.approx((1 + 0.25) / 2)
+
+
+def test_are_means_over_their_own_values(build):
+    vae = build(NAMES[:2], weights=(0.6, 0.4, 0.0))
+    _answer(vae, "middle", says=(1, 0, 2, 2), draws=(0, 1, 3, 2))
+    scores = _attribute_scores(vae, final=True, importance_samples=1)
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for (metric, *names, attribute), row in scores.items():
+        if attribute:
+            groups.setdefault((metric, *names), []).append(row.value)
+    assert {key[0] for key in groups} >= {"average_precision", "probe_average_precision", "base_rate"}
+    for (metric, *names), values in groups.items():
+        assert scores[f"mean_{metric}", *names, ""].value == pytest.approx(np.mean(values))
+    assert {"log_likelihood", "precision", "recall", "frechet_distance"} <= {key[0] for key in scores}
+
+
+def test_of_classifiers_have_one_score_each_and_a_mean():
+    quality = {"": (0.8, 0.01), "first": (0.7, 0.02), "second": (0.9, 0.03)}
+    scores = classifier_scores({"left": Classifier(ARGMAX, quality, 100)})
+    assert [(each.metric, each.target, each.attribute, each.value) for each in scores] == [
+        ("mean_classifier_average_precision", "left", "", 0.8),
+        ("classifier_average_precision", "left", "first", 0.7),
+        ("classifier_average_precision", "left", "second", 0.9),
+    ]

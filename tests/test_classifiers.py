@@ -1,0 +1,66 @@
+"""Classifiers: what they learn of classes and of attributes, how good they say they are, and their cache."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmjsd.classifiers import load_classifiers
+from mmjsd.data import Data, DataSpec, Examples, Modality
+from mmjsd.networks import NETWORKS
+
+PIXELS = Modality(name="pixels", kind="image", shape=(1, 1, 4))
+
+
+@pytest.fixture(autouse=True)
+def _linear(tmp_path, monkeypatch):
+    """One linear layer that sees four pixels, and a cache of its own."""
+    monkeypatch.setenv("MMJSD_CACHE", str(tmp_path))
+    linear = dataclasses.replace(
+        NETWORKS["mnist"], classifier=lambda outputs: nn.Sequential(nn.Flatten(), nn.Linear(4, outputs))
+    )
+    monkeypatch.setitem(NETWORKS, "pixels", linear)
+
+
+def made_up(seed: int, **labels) -> Data:
+    """Pixels of which the first two, when bright, are the first and the second attribute."""
+    rng = np.random.default_rng(seed)
+    splits = {}
+    for split, count in (("train", 300), ("test", 200)):
+        values = rng.integers(0, 256, (count, 1, 1, 4), np.uint8)
+        bright = (values[:, 0, 0, :2] > 127).astype(np.uint8)
+        known = np.concatenate([bright, np.zeros((count, 1), np.uint8)], axis=1)
+        if "num_classes" in labels:
+            order = np.argsort(bright[:, 0], kind="stable")
+            values, known = values[order], bright[order, 0]
+        splits[split] = {"pixels": Examples(values, known)}
+    spec = DataSpec(name="made-up", modalities=(PIXELS,), **labels)
+    return Data(spec, splits, f"{seed:064d}")
+
+
+def test_tell_every_attribute():
+    classifier = load_classifiers(made_up(0, attributes=("first", "second", "never")))["pixels"]
+    assert set(classifier.quality) == {"", "first", "second"}  # the third cannot be judged
+    for value, error in classifier.quality.values():
+        assert 0.97 < value <= 1
+        assert 0 <= error < 0.02
+    features = classifier.features(torch.tensor([[[[0.9, 0.1, 0.5, 0.5]]], [[[0.1, 0.9, 0.5, 0.5]]]]))
+    assert (classifier.logits(features)[:, :2] > 0).tolist() == [[True, False], [False, True]]
+
+
+def test_tell_the_class():
+    classifier = load_classifiers(made_up(1, num_classes=2))["pixels"]
+    ((value, error),) = classifier.quality.values()
+    assert value > 0.93
+    assert error == pytest.approx((value * (1 - value) / 200) ** 0.5)
+
+
+def test_are_trained_once():
+    data, messages = made_up(2, attributes=("first", "second", "never")), []
+    first = load_classifiers(data, progress=messages.append)["pixels"]
+    again = load_classifiers(data, progress=messages.append)["pixels"]
+    assert messages == ["training the classifier that judges generated pixels (once per data set)"]
+    assert again.quality == first.quality
+    assert torch.equal(again.network[1].weight, first.network[1].weight)
