@@ -30,6 +30,9 @@ SPACE = SearchSpace(
             "data.samples_per_epoch": 3_000,
             "model.width": 0.125,
             "training.learning_rate": 2e-3,
+            "evaluation.num_samples": 500,
+            "evaluation.probe_samples": 1_000,
+            "evaluation.importance_samples": 2,
         },
         "paper": {
             "data.name": "celeba",
