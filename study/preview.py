@@ -123,6 +123,8 @@ def _ended_device_s(study: Study) -> list[float]:
 
 def _disk(study: Study, total: int) -> str:
     """Of checkpoints, as many as are kept and one a trial that may be running, and of everything else."""
+    if DATASETS[study.base.data.name].attributes:
+        return f"unknown before a trial has ended: there is no rule for {study.base.data.name}"
     checkpoint_mb = float(np.interp(study.base.model.width, _WIDTHS, _CHECKPOINT_MB))
     kept = min(total, study.keep_checkpoints + (study.max_concurrent or 1))
     size_mb = total * _FILES_MB + kept * checkpoint_mb

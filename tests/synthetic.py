@@ -19,7 +19,7 @@ TEST_GAP = 0.02
 _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 Truth = Callable[[Mapping[str, Any]], float]
-Scores = Callable[[Mapping[str, Any], np.random.Generator], Mapping[tuple[str, str, str, str], float]]
+Scores = Callable[[Mapping[str, Any], np.random.Generator], Mapping[tuple[str, ...], float]]
 
 
 def write_study(
@@ -44,8 +44,8 @@ def write_study(
 
     `state(config, replicate)` may also be "RUNNING" (measurements only) or "PLANNED" (nothing). The configs
     at the positions `confirm`, and the base, have replicates of a confirmation too, by the truth `fresh`.
-    `tested(params, rng)`: scores of the test split by metric, posterior, given and target, in place of
-    those that are made up.
+    `tested(params, rng)`: scores of the test split by metric, posterior, given, target and, where they have
+    one, attribute, in place of those that are made up.
     """
     rng = np.random.default_rng(seed)
     run.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def _config(information: Mapping[str, Any], params: Mapping[str, Any]) -> dict[s
 
 
 def _replaced(
-    rows: list[dict[str, Any]], scores: Mapping[tuple[str, str, str, str], float], epoch: int
+    rows: list[dict[str, Any]], scores: Mapping[tuple[str, ...], float], epoch: int
 ) -> list[dict[str, Any]]:
     names = ("metric", "posterior", "given", "target")
     kept = [row for row in rows if row["split"] != "test" or tuple(row[name] for name in names) not in scores]
@@ -257,7 +257,14 @@ def _scores(
 
 
 def _row(
-    epoch: int, split: str, metric: str, value: float, posterior: str = "", given: str = "", target: str = ""
+    epoch: int,
+    split: str,
+    metric: str,
+    value: float,
+    posterior: str = "",
+    given: str = "",
+    target: str = "",
+    attribute: str | None = None,
 ) -> dict[str, Any]:
     return {
         "epoch": epoch,
@@ -269,4 +276,5 @@ def _row(
         "value": value,
         "standard_error": 0.01,
         "num_samples": 1000,
+        "attribute": attribute,
     }

@@ -15,13 +15,16 @@ PIXELS = Modality(name="pixels", kind="image", shape=(1, 1, 4))
 
 
 @pytest.fixture(autouse=True)
-def _linear(tmp_path, monkeypatch):
-    """One linear layer that sees four pixels, and a cache of its own."""
+def _small(tmp_path, monkeypatch):
+    """Two layers that see four pixels, and a cache of their own."""
     monkeypatch.setenv("MMJSD_CACHE", str(tmp_path))
-    linear = dataclasses.replace(
-        NETWORKS["mnist"], classifier=lambda outputs: nn.Sequential(nn.Flatten(), nn.Linear(4, outputs))
+    small = dataclasses.replace(
+        NETWORKS["mnist"],
+        classifier=lambda outputs: nn.Sequential(
+            nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, outputs)
+        ),
     )
-    monkeypatch.setitem(NETWORKS, "pixels", linear)
+    monkeypatch.setitem(NETWORKS, "pixels", small)
 
 
 def made_up(seed: int, **labels) -> Data:
@@ -63,4 +66,4 @@ def test_are_trained_once():
     again = load_classifiers(data, progress=messages.append)["pixels"]
     assert messages == ["training the classifier that judges generated pixels (once per data set)"]
     assert again.quality == first.quality
-    assert torch.equal(again.network[1].weight, first.network[1].weight)
+    assert torch.equal(again.network[-1].weight, first.network[-1].weight)

@@ -176,6 +176,25 @@ def test_are_drawn_of_every_modality_and_of_styles_where_there_are_any():
     assert drawn == names | {"styles_mnist", "styles_text"}
 
 
+def test_show_ten_images_for_each_long_text_in_random_styles(monkeypatch):
+    specs, seen = DATASETS["faces"].modalities, {}
+    rng = np.random.default_rng(0)
+    known = rng.integers(0, 2, (30, 5), np.uint8)
+    split = Pairs(
+        {spec.name: Examples(rng.integers(0, 71, (30, *spec.shape), np.uint8), known) for spec in specs}
+    )
+    model = MultimodalVae(specs, ModelConfig(content_dim=4, style_dim=2, width=0.03), ObjectiveConfig())
+    compose = figures.compose
+    monkeypatch.setattr(figures, "compose", lambda *args: seen.update({args[0]: args[2]}) or compose(*args))
+    pictures = draw_figures(model, split)
+    assert {"face_from_words", "conditional_face", "styles_words"} <= set(pictures)
+    (block,) = seen["face from words"]
+    assert [len(row) for row in block.rows] == [10] * 5
+    assert len(block.heads) == 5
+    for row in block.rows:
+        assert len({tile.tobytes() for tile in row}) == 10
+
+
 def test_show_every_subset_of_few_modalities_and_a_bounded_number_of_many(monkeypatch):
     assert given_subsets(("a", "b")) == [("a",), ("b",), ("a", "b")]
     assert len(given_subsets("abc")) == 7
@@ -226,6 +245,12 @@ def ink(tile) -> np.ndarray:
     """Columns and rows that the letters of a tile touch: left, right, top, bottom."""
     rows, columns = np.nonzero(np.asarray(tile.convert("L")) < 128)
     return np.array([columns.min(), columns.max(), rows.min(), rows.max()])
+
+
+def test_of_descriptions_lack_the_stars_around():
+    padded, bare = (encode_text(text) for text in ("**bald, male******", "bald, male"))
+    shown, expected = (tiles(torch.from_numpy(text)[None], 64)[0] for text in (padded, bare))
+    assert shown.tobytes() == expected.tobytes()
 
 
 def test_of_one_line_show_where_a_word_stands():

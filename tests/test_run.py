@@ -317,6 +317,33 @@ def test_sampler_and_number_of_trials_follow_the_space(tuner):
         assert (tuner.study.sampler, tuner.study.trials) == (sampler, trials)
 
 
+def test_studies_of_attributes_maximise_average_precision(tuner, capsys):
+    for line, objectives in [
+        ("--space faces --out a", ("mean_average_precision",)),
+        ("--space smoke --out b", ("mean_coherence",)),
+        ("--space faces --out c --objectives log_likelihood", ("log_likelihood",)),
+    ]:
+        assert start(f"{line} --preset laptop") == 0
+        assert tuner.study.objectives == objectives
+    sentence = refused(capsys, "--space faces --preset laptop --out d --objectives probe_accuracy")
+    assert sentence == (
+        "probe_accuracy is not measured on faces, whose samples have attributes and no class; "
+        "choose other --objectives"
+    )
+    sentence = refused(capsys, "--space smoke --out d --objectives mean_average_precision")
+    assert "whose samples have a class and no attributes" in sentence
+
+
+def test_a_space_says_what_a_preset_is_for_it(tuner):
+    assert start("--space faces --preset laptop --out a") == 0
+    laptop = tuner.study.base
+    assert (laptop.data.name, laptop.training.batch_size) == ("faces", 32)  # the preset's own batch size
+    assert (laptop.model.width, laptop.training.learning_rate) == (0.125, 2e-3)  # the space over the preset
+    assert start("--space faces --preset laptop --out b --model.width 0.2") == 0
+    assert tuner.study.base.model.width == 0.2
+    assert laptop.objective.reconstruction_weights == {"face": 1.0, "words": 16.0}
+
+
 def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, capsys):
     assert start(f"--space smoke --out a {BOTH}") == 0
     assert start("--space smoke --out a --resume") == 0
