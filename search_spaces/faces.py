@@ -18,6 +18,7 @@ SPACE = SearchSpace(
         "objective.beta": Choice((1.0, 2.5)),
     },
     base={
+        "data.name": "faces",
         "model.content_dim": 32,
         "objective.beta_style": 2.0,
         "objective.weights": (0.35, 0.35, 0.30),
@@ -26,7 +27,6 @@ SPACE = SearchSpace(
     },
     presets={
         "laptop": {
-            "data.name": "faces",
             "data.samples_per_epoch": 3_000,
             "model.width": 0.125,
             "training.learning_rate": 2e-3,

@@ -116,7 +116,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
     out = (early.out or Path("runs", question.name)).expanduser().absolute()
     stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume)
     preset = early.preset or (stored["preset"] if stored else _default_preset(early))
-    fields = {**PRESETS[preset], **question.space.presets.get(preset, {}), **question.space.base}
+    fields = {**PRESETS[preset], **question.space.base, **question.space.presets.get(preset, {})}
     fields["data.name"] = early.dataset or fields["data.name"]
     data_set = TrialConfig().with_fields({"data.name": fields["data.name"]})
     kept = {name: stored[name] for name in _KEPT if stored and stored[name]}

@@ -320,8 +320,8 @@ class SearchSpace:
     """The fields that a question varies, each with its domain, and those that it fixes.
 
     Both are named by dotted paths of `TrialConfig`; only the name of `Cases` is free. `base` is stronger than
-    a preset and weaker than cases and the command line. `presets` says what a preset is for this question
-    where its own fields do not fit.
+    a preset and weaker than cases and the command line. `presets` says what else a preset is for this
+    question; it is stronger than `base`.
     """
 
     domains: Mapping[str, Domain]

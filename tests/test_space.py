@@ -384,7 +384,10 @@ def test_each_question_says_what_it_asks_and_makes_valid_trials(name):
     assert f"python study/run.py --space {name} " in question.description
     assert "Source:" in question.description
     assert "Cost:" in question.description
-    question.space.check(BASE.with_fields(question.space.base))
+    base = question.space.base
+    data_set = BASE.with_fields({"data.name": base.get("data.name", BASE.data.name)})
+    for fields in ({}, *question.space.presets.values()):
+        question.space.check(data_set.with_fields({**base, **fields}))
 
 
 def test_lists_the_questions_of_the_project():
