@@ -26,7 +26,7 @@ Points = npt.NDArray[np.float64]
 Colour = tuple[int, ...]
 
 _SEED = 20_200_617
-_SIZE, _OVERSAMPLING = 64, 3
+_SIZE, _OVERSAMPLING = 64, 4
 
 _HAIR = {
     "black hair": ((28, 24, 26), (52, 42, 40)),
