@@ -152,7 +152,7 @@ def _described(model: MultimodalVae, rows: Shown, image: str, text: str) -> Pict
     side, noise = tile_side(model.specs), _Noise(model, f"{image} from {text}")
     content = model.fuse({text: rows.posteriors[text]}, "product").mu[:, None]
     made = _decode(model, image, content, noise.style(image, len(content), _COLUMNS))
-    block = Block([], [tiles(each, side) for each in made], heads=tiles(rows.x[text], side))
+    block = Block([f"{text}, given"], [tiles(each, side) for each in made], heads=tiles(rows.x[text], side))
     note = f"Each row: one text, and what is generated from it in {_COLUMNS} random styles."
     return compose(f"{image} from {text}", note, [block])
 
