@@ -19,7 +19,7 @@ from study.trial import run_trial
 
 _log = logging.getLogger(__name__)
 
-_KEY = ("epoch", "split", "metric", "posterior", "given", "target")
+_KEY = ("epoch", "split", "metric", "posterior", "given", "target", "attribute")
 _VALUES = ("value", "standard_error", "num_samples")
 
 Measured = dict[tuple[Any, ...], tuple[Any, ...]]
@@ -112,7 +112,11 @@ def _device(row: Mapping[str, Any], path: Path) -> str:
 
 
 def _by_key(rows: list[dict[str, Any]]) -> Measured:
-    return {tuple(row[name] for name in _KEY): tuple(row[name] for name in _VALUES) for row in rows}
+    """Keys in which what a row does not say is empty, as the table has it null or empty."""
+    return {
+        tuple("" if row[name] is None else row[name] for name in _KEY): tuple(row[name] for name in _VALUES)
+        for row in rows
+    }
 
 
 def _differences(stored: Measured, found: Measured) -> list[str]:

@@ -2,10 +2,12 @@
 
 import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from mmjsd.metrics import Score
 from study import store
 from study.config import TrialConfig
 from study.record import num_threads
@@ -79,3 +81,26 @@ def test_a_trial_that_diverged_is_to_diverge_again(tmp_path, monkeypatch):
     assert torch.get_num_threads() == 1
     write(tmp_path, **changes, error="loss is inf")
     assert replay(tmp_path / "abc-r0").differences == ("ended with 'loss is inf', now with 'loss is nan'",)
+
+
+def test_values_of_attributes_are_compared_one_by_one(tmp_path, monkeypatch):
+    def score(attribute: str, value: float) -> Score:
+        return Score("average_precision", value, 0.1, 20, "", "a", "b", attribute)
+
+    scores = [score("bald", 0.25), score("smiling", 0.5), Score("mean_average_precision", 0.375, 0.1, 20)]
+    write(tmp_path)
+    identity = {"study": "s", "trial_id": "abc-r0", "config_hash": "abc", "replicate": 0}
+    rows = [
+        identity | vars(each) | {"epoch": 1, "split": "test", "attribute": each.attribute or None}
+        for each in scores
+    ]
+    store.write_measurements(tmp_path, "abc-r0", rows)
+
+    def again(config, device, objectives):
+        yield SimpleNamespace(epoch=1, scores={"test": [scores[0], score("smiling", 0.625), scores[2]]})
+
+    monkeypatch.setattr("study.replay.run_trial", again)
+    found = replay(tmp_path / "abc-r0")
+    assert found.num_equal == 2
+    (difference,) = found.differences
+    assert difference.startswith("epoch 1 test average_precision a b smiling: 0.5 (")
