@@ -66,8 +66,9 @@ class Classifier:
 def load_classifiers(
     data: Data, device: torch.device | str = "cpu", progress: Callable[[str], None] | None = None
 ) -> dict[str, Classifier]:
-    """The data set's classifiers, from the cache or, the first time, trained in some ten seconds each.
+    """The data set's classifiers, from the cache or, the first time, trained.
 
+    That takes a CPU core some ten seconds each, half a minute where they tell attributes.
     Cached under the hash of the data, so that other data never meet them. Safe when several
     processes ask at once: one trains, the others wait.
     """
