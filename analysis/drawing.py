@@ -67,6 +67,10 @@ class Drawing:
     hints: Mapping[str, Sequence[str]]
     """What the marks of a group show, by the group's id in the SVG."""
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return self.png
+
     @property
     def inline(self) -> str:
         """The SVG as part of a page: the page's font and colours, the figure's own ids, and hints."""

@@ -27,9 +27,8 @@ from analysis import beside, provenance, tables
 from analysis.api import Study, load
 from analysis.claims import MARGIN
 from analysis.drawing import Drawing
-from analysis.figures import draw
 from analysis.findings import Findings
-from analysis.leaks import leak_drawing, leak_sentences
+from analysis.leaks import leak_sentences
 from analysis.reading import ReportError
 from analysis.results import Trial
 from analysis.tables import Table
@@ -89,14 +88,13 @@ def write_report(*runs: Path, out: Path | None = None) -> Path:
     """
     study = load(*runs)
     folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
-    drawings, grids = draw(study.findings, study.importances), _sample_grids(study.findings)
+    grids = _sample_grids(study.findings)
     conditional = _conditional_samples(grids[0].trial) if grids else []
-    leak, claims = leak_drawing(study.findings.results, study.leakage), beside.claim_drawing(study.judgements)
+    drawings = [*study.drawings, *filter(None, (study.leak_drawing, study.claim_drawing))]
     environment, shown = _environment(), _shown(study)
-    _write_figures(folder / "figures", [*drawings, *filter(None, (leak, claims))], [*grids, *conditional])
+    _write_figures(folder / "figures", drawings, [*grids, *conditional])
     _write_tables(folder / "tables", study, shown, environment)
-    context = _context(study, shown, drawings, grids)
-    context |= {"conditional": conditional, "leak": leak, "claims": claims}
+    context = _context(study, shown, grids) | {"conditional": conditional}
     (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
@@ -171,7 +169,8 @@ def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environmen
         ("correlations", study.correlations()),
         ("importance", study.importance()),
         ("confirmation", study.confirmation()),
-        ("scores", study.scores()),
+        ("scores", study.scores().map(_as_json)),
+        ("posteriors", study.posteriors()),
         ("leak", study.leaks()),
         ("paper", study.paper()),
         ("claims", study.claims()),
@@ -219,9 +218,7 @@ def _shown(study: Study) -> list[Table]:
     return [table for table in made if table]
 
 
-def _context(
-    study: Study, shown: Sequence[Table], drawings: Sequence[Drawing], grids: Sequence[SampleGrid]
-) -> dict[str, Any]:
+def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) -> dict[str, Any]:
     """Everything that the templates show."""
     findings = study.findings
     results, best = findings.results, findings.best
@@ -244,7 +241,9 @@ def _context(
         "margin": MARGIN,
         "num_judged": len(study.judgements),
         "num_configs": len(findings.configs),
-        "drawings": drawings,
+        "drawings": study.drawings,
+        "leak": study.leak_drawing,
+        "claims": study.claim_drawing,
         "best": describe(best.config, results) if best else "",
         "judge": tables.judge_accuracies(findings),
         "grids": grids,
