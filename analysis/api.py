@@ -97,7 +97,7 @@ class Study:
         and by how much it exceeds the base config's."""
         return pd.DataFrame(
             [
-                {"config": each.number, "config_hash": each.config.config_hash, "base": each.is_base}
+                {"config": each.number, "config_hash": each.config.config_hash, "base": each.config.is_base}
                 | self._swept(each.config)
                 | {"validation_objective": each.config.validation}
                 | _numbers(each.searched, "searched")

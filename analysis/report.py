@@ -241,6 +241,7 @@ def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) 
         "margin": MARGIN,
         "num_judged": len(study.judgements),
         "num_configs": len(findings.configs),
+        "several": len(results.runs) > 1,
         "drawings": study.drawings,
         "leak": study.leak_drawing,
         "claims": study.claim_drawing,
