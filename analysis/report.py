@@ -56,6 +56,10 @@ _LATEX = {
 }
 
 
+_LONGEST_WORD = 26
+"""Letters that a column may be wide for the sake of one word."""
+
+
 @dataclass(frozen=True)
 class SampleGrid:
     """A picture of one trial's generated samples."""
@@ -342,7 +346,9 @@ def _environment() -> Environment:
         "latex": _latex,
         "raw": Markup,
         "indented": _indented,
+        "breakable": _breakable,
     }
+    environment.tests["long"] = _is_long
     environment.globals["plural"] = plural
     return environment
 
@@ -350,8 +356,23 @@ def _environment() -> Environment:
 def _rich(text: str) -> Markup:
     """HTML of a sentence in which `code` and **bold** are marked."""
     safe = str(escape(text)).replace(" ± ", "&nbsp;±&nbsp;").replace(" %", "&nbsp;%")
-    safe = re.sub(r"`([^`]+)`", lambda found: f"<code>{found[1].replace('*', '&#42;')}</code>", safe)
+    safe = re.sub(r"`([^`]+)`", lambda found: f"<code>{_unbroken(found[1])}</code>", safe)
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe))
+
+
+def _unbroken(field: str) -> str:
+    """HTML of a field and its value, which stay in one line; ** in it is no mark of Markdown."""
+    return field.replace("*", "&#42;").replace(" = ", "&nbsp;=&nbsp;")
+
+
+def _breakable(text: str) -> Markup:
+    """HTML of a text whose long words may be broken after underscores and dots."""
+    return Markup(re.sub(r"(?<=[_./])", "<wbr>", str(escape(text)))) if _is_long(text) else escape(text)
+
+
+def _is_long(text: str) -> bool:
+    """Whether it has a word that would make its column too wide."""
+    return max(map(len, text.split()), default=0) > _LONGEST_WORD
 
 
 def _plain(text: str) -> str:
