@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from itertools import takewhile
 from math import ceil
@@ -74,9 +74,9 @@ class Drawing:
     caption: str
     """Markdown."""
 
-    svg: str
-    png: bytes
-    hints: Mapping[str, Sequence[str]]
+    svg: str = field(repr=False)
+    png: bytes = field(repr=False)
+    hints: Mapping[str, Sequence[str]] = field(repr=False)
     """What the marks of a group show, by the group's id in the SVG."""
 
     def _repr_png_(self) -> bytes:
