@@ -7,13 +7,19 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.attributes import attribute_drawing
+from analysis.beside import claim_drawing
 from analysis.claims import Judgement, judge
+from analysis.drawing import Drawing
 from analysis.estimates import Estimate
-from analysis.findings import COST, Column, Findings, estimates, find, front
+from analysis.figures import draw
+from analysis.findings import COST, Column, Findings, contrasts, estimates, find, front
 from analysis.importance import Importance, weigh
-from analysis.leaks import Leak, find_leaks
+from analysis.leaks import Leak, find_leaks, leak_drawing
 from analysis.paper import DEFINITIONS, Comparison, compare, sheets
 from analysis.reading import load as read_runs
+from analysis.results import Config
+from analysis.wording import answer
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,18 @@ class Study:
         """The table `measurements` of all runs: one row a score."""
         return self.findings.results.measurements
 
+    @property
+    def answer(self) -> str:
+        """What the report says first, as Markdown."""
+        return "\n\n".join(answer(self.findings))
+
     @cached_property
     def configs(self) -> pd.DataFrame:
         """One row a config, best first: its swept fields, what its test split says, and what it cost."""
-        results = self.findings.results
         rows = []
         for each in self.findings.configs:
             config = each.config
-            row: dict[str, Any] = {"config": each.number, "config_hash": config.config_hash}
-            row |= {path: config.params.get(path) for path in results.swept}
+            row = {"config": each.number, "config_hash": config.config_hash} | self._swept(config)
             row |= {"best": each.is_best, "tied_with_best": each.tied}
             row |= {"validation_objective": config.validation}
             for column in self.findings.columns:
@@ -58,7 +67,8 @@ class Study:
                 for each in self.findings.configs:
                     if each.config.config_hash in found:
                         numbers = _numbers(found[each.config.config_hash])
-                        rows.append({"config": each.number, **quantity._asdict(), **numbers})
+                        named = {"config": each.number} | self._swept(each.config)
+                        rows.append(named | quantity._asdict() | numbers)
         if metric is not None and not rows:
             known = sorted({quantity.metric for quantity in self.findings.results.last})
             raise ValueError(
@@ -73,14 +83,23 @@ class Study:
         wide: pd.DataFrame = scores.pivot(index="config", columns=columns, values="mean")
         return wide
 
+    def posteriors(self) -> pd.DataFrame:
+        """One row a test score that the product and the mixture of posteriors both have: by how much the
+        product's exceeds the mixture's, within trials and averaged over configs."""
+        return pd.DataFrame(
+            [
+                each.quantity._asdict() | _numbers(each.difference, "difference") | {"p_value": each.p_value}
+                for each in contrasts(self.findings.results)
+            ]
+        ).drop(columns=["posterior", "split"], errors="ignore")
+
     def confirmation(self) -> pd.DataFrame:
         """One row a config that was confirmed, best first on fresh seeds: the objective on the test split,
         and by how much it exceeds the base config's."""
-        results = self.findings.results
         return pd.DataFrame(
             [
-                {"config": each.number, "config_hash": each.config.config_hash, "base": each.is_base}
-                | {path: each.config.params.get(path) for path in results.swept}
+                {"config": each.number, "config_hash": each.config.config_hash, "base": each.config.is_base}
+                | self._swept(each.config)
                 | {"validation_objective": each.config.validation}
                 | _numbers(each.searched, "searched")
                 | _numbers(each.fresh, "fresh")
@@ -136,7 +155,10 @@ class Study:
         x = x or (further[0].metric if further else "reconstruction")
         return pd.DataFrame(
             [
-                {"config": point.finding.number, **_numbers(point.x, x), **_numbers(point.y, y)}
+                {"config": point.finding.number}
+                | self._swept(point.finding.config)
+                | _numbers(point.x, x)
+                | _numbers(point.y, y)
                 | {"on_front": point.on_front, "attainment": point.attainment}
                 for point in front(self.findings, self._column(x), self._column(y))
             ]
@@ -228,6 +250,42 @@ class Study:
     def leakage(self) -> list[Leak]:
         """The leaks, for the report."""
         return find_leaks(self.findings.results)
+
+    def figure(self, name: str) -> Drawing:
+        """One of the report's figures, by the name of its file; a notebook draws what ends a cell.
+
+        Raises:
+            ValueError: if the study has no such figure; the message says which it has.
+        """
+        further = (self.leak_drawing, self.claim_drawing, self.attribute_drawing)
+        known = {each.name: each for each in (*self.drawings, *further) if each}
+        if name not in known:
+            raise ValueError(f"no figure {name!r}; there are {', '.join(known) or 'none'}")
+        return known[name]
+
+    @cached_property
+    def drawings(self) -> list[Drawing]:
+        """The figures of effects and trade-offs, for the report."""
+        return draw(self.findings, self.importances)
+
+    @cached_property
+    def leak_drawing(self) -> Drawing | None:
+        """The figure of the leaks, for the report."""
+        return leak_drawing(self.findings.results, self.leakage)
+
+    @cached_property
+    def claim_drawing(self) -> Drawing | None:
+        """The figure of the paper's claims, for the report."""
+        return claim_drawing(self.judgements)
+
+    @cached_property
+    def attribute_drawing(self) -> Drawing | None:
+        """The figure of every attribute's average precision, for the report."""
+        return attribute_drawing(self.findings)
+
+    def _swept(self, config: Config) -> dict[str, Any]:
+        """A config's swept fields, by path; None where one does not apply."""
+        return {path: config.params.get(path) for path in self.findings.results.swept}
 
     def _column(self, key: str) -> Column:
         columns = {column.key: column for column in (*self.findings.columns, COST)}

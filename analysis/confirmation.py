@@ -1,4 +1,4 @@
-"""What the confirmation says: the best configs and the base config, judged on seeds that chose nothing."""
+"""What confirmations say: a run's best configs and its base config, judged on seeds that chose nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ class Confirmed:
     number: int | None
     """Its rank in the search; none if it was not searched."""
 
-    is_base: bool
     searched: Estimate | None
     """The objective on the test split over the search's replicates, high for having been chosen."""
 
@@ -25,7 +24,7 @@ class Confirmed:
     """The same over fresh seeds."""
 
     advantage: Estimate | None
-    """By how much it exceeds the base config on fresh seeds; none for the base config itself."""
+    """By how much it exceeds its run's base config on fresh seeds; none for the base config itself."""
 
     p_value: float | None
 
@@ -42,11 +41,11 @@ def confirmed(results: Results) -> tuple[Confirmed, ...]:
     earlier = {config.config_hash: results.values(config, quantity) for config in results.configs}
     earlier_noise = pool(earlier.values(), quantity.bounds)
     numbers = {config.config_hash: index + 1 for index, config in enumerate(results.configs)}
-    base = next((groups[config.config_hash] for config in results.confirmed if config.is_base), [])
+    bases = {config.run: groups[config.config_hash] for config in results.confirmed if config.is_base}
     rivals = sum(bool(groups[config.config_hash]) and not config.is_base for config in results.confirmed)
     rows = []
     for config in results.confirmed:
-        values = groups[config.config_hash]
+        values, base = groups[config.config_hash], bases.get(config.run)
         advantage, p_value = None, None
         if values and base and not config.is_base:
             advantage, p_value = compare(values, base, noise, rivals)
@@ -54,7 +53,6 @@ def confirmed(results: Results) -> tuple[Confirmed, ...]:
             Confirmed(
                 config=config,
                 number=numbers.get(config.config_hash),
-                is_base=config.is_base,
                 searched=_estimate(earlier, config, earlier_noise),
                 fresh=estimate_mean(values, noise),
                 advantage=advantage,

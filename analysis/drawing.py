@@ -3,11 +3,14 @@
 import io
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
+from itertools import takewhile
+from math import ceil
 from typing import Any
 
 import matplotlib
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -17,6 +20,9 @@ from analysis.results import Config, Factor, level_label
 INK, GRID = "#24292f", "#c8ccd1"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; their yellow is too pale for lines."""
+
+_SHADES = LinearSegmentedColormap.from_list("shades", (PALETTE[0], "#9aa0a6", PALETTE[4]))
+"""From bad to good, in colours that show on light and on dark pages, and to the colour-blind."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[Any, ...] = (
@@ -52,6 +58,12 @@ MOST_VECTORS = 400
 _WIDTH = 8.2
 """Inches; 590 points, so that text keeps its size on a wide page."""
 
+_LETTERS = 100
+"""So many letters fit side by side into that width."""
+
+_LONGEST = 26
+"""Letters of a label, or of a line of it."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -62,10 +74,14 @@ class Drawing:
     caption: str
     """Markdown."""
 
-    svg: str
-    png: bytes
-    hints: Mapping[str, Sequence[str]]
+    svg: str = field(repr=False)
+    png: bytes = field(repr=False)
+    hints: Mapping[str, Sequence[str]] = field(repr=False)
     """What the marks of a group show, by the group's id in the SVG."""
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return self.png
 
     @property
     def inline(self) -> str:
@@ -119,6 +135,11 @@ def _hinted(body: str, group: str, texts: Sequence[str]) -> str:
     return before + after
 
 
+def shades(*, lower_is_better: bool) -> Colormap:
+    """The colours of a quantity: blue where it is bad, orange where it is good."""
+    return _SHADES.reversed() if lower_is_better else _SHADES
+
+
 def look_of(config: Config, factors: Sequence[Factor]) -> tuple[str, int]:
     """Colour by the first factor's level; the second's position decides on marker or dashes."""
     positions = [
@@ -133,11 +154,11 @@ def legend(axes: Any, factors: Sequence[Factor], shape: Callable[[int], dict[str
     """Right of the axes: what the colours mean, below it what the shapes mean."""
     handles = []
     for position, factor in enumerate(factors):
-        for index, level in enumerate(factor.levels):
+        for index, level in enumerate(short_labels(factor.levels)):
             look: dict[str, Any] = {"color": PALETTE[index % len(PALETTE)], "marker": "o", "ls": ""}
             if position:
                 look = {"color": INK} | shape(index % len(MARKERS))
-            handles.append(Line2D([], [], label=f"{factor.name} = {_shortened(level)}", **look))
+            handles.append(Line2D([], [], label=f"{broken(factor.name)} = {level}", **look))
     if handles:
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
 
@@ -179,14 +200,43 @@ def plot_estimates(
 
 
 def level_axis(axes: Any, factor: Factor) -> None:
-    """The levels evenly spaced along the x axis."""
-    labels = [_shortened(level) for level in factor.levels]
-    turned = {"rotation": 20, "ha": "right"} if max(map(len, labels)) * len(labels) > 40 else {}
-    axes.set_xticks(range(len(labels)), labels, **turned)
-    axes.set_xlim(-0.5, len(labels) - 0.5)
-    axes.set_xlabel(factor.name)
+    """The levels evenly spaced along the x axis; labels are turned, or some left out, where room is short."""
+    labels = short_labels(factor.levels)
+    count, longest = len(labels), max(map(len, labels))
+    room = _LETTERS // axes.get_subplotspec().get_gridspec().ncols
+    look: dict[str, Any] = {}
+    if count * (longest + 2) > room:
+        look = {"rotation": 20, "ha": "right"} if 6 * count <= room else {"rotation": 90, "fontsize": 8}
+    step = ceil(2 * count / room)
+    axes.set_xticks(range(0, count, step), labels[::step], **look)
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_xlabel(broken(factor.name))
 
 
-def _shortened(level: Hashable) -> str:
-    text = level_label(level)
-    return text if len(text) <= 28 else f"{text[:27]}…"
+def short_labels(levels: Sequence[Hashable]) -> list[str]:
+    """What figures call these levels: where one is too long, what all begin and end with is left out."""
+    texts = [level_label(level) for level in levels]
+    if max(map(len, texts)) <= _LONGEST:
+        return texts
+    start, end = (_num_shared([text[::step] for text in texts]) for step in (1, -1))
+    kept = [
+        ("…" if start else "") + text[start : max(start, len(text) - end)] + ("…" if end else "")
+        for text in texts
+    ]
+    return [text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in kept]
+
+
+def _num_shared(texts: Sequence[str]) -> int:
+    """With how many letters all of several texts begin."""
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return len(list(alike)) if len(texts) > 1 else 0
+
+
+def broken(name: str) -> str:
+    """A name in lines, broken after underscores and dots where it is long."""
+    lines = [""]
+    for part in re.findall(r"[^_.]*[_.]?", name):
+        if len(lines[-1]) + len(part) > _LONGEST:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)

@@ -181,21 +181,20 @@ def compare(
 def tied_with_best(
     best: Sequence[float], others: Sequence[Sequence[float]], noise: Noise
 ) -> list[bool | None]:
-    """Whether each other config cannot be told from the best: pooled t tests, Holm's correction.
+    """Whether each other config cannot be told from the best: Tukey and Kramer's test, at the level of 5 %
+    for all pairs of configs together, since the best one is picked by looking.
 
     None where it cannot be said: without values, or without replicates.
     """
     compared = [index for index, other in enumerate(others) if best and other and noise.dof]
-    ratios = [
-        _ratio(
-            fmean(best) - fmean(others[index]),
-            sqrt(noise.variance * (1 / len(best) + 1 / len(others[index]))),
-        )
-        for index in compared
-    ]
-    p_values = 2 * stats.t.sf(np.array(ratios), noise.dof)
-    adjusted = dict(zip(compared, holm(p_values.tolist()), strict=True))
-    return [adjusted[index] > 1 - CONFIDENCE if index in adjusted else None for index in range(len(others))]
+    if not compared:
+        return [None] * len(others)
+    least = _range_quantile(CONFIDENCE, len(compared) + 1, noise.dof)
+    ties: list[bool | None] = [None] * len(others)
+    for index in compared:
+        error = sqrt(noise.variance * (1 / len(best) + 1 / len(others[index])) / 2)
+        ties[index] = _ratio(fmean(best) - fmean(others[index]), error) <= least
+    return ties
 
 
 def resample(groups: Sequence[Sequence[Sequence[float]]], draws: int, seed: int = 0) -> np.ndarray:

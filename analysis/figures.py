@@ -1,6 +1,6 @@
 """The report's figures: interaction, main effects, importance, trade-offs, learning curves."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil, log
 from statistics import fmean
@@ -19,6 +19,7 @@ from analysis.drawing import (
     MOST_VECTORS,
     PALETTE,
     Drawing,
+    broken,
     hint,
     legend,
     level_axis,
@@ -26,6 +27,8 @@ from analysis.drawing import (
     plot_estimates,
     save,
     scatter_trials,
+    shades,
+    short_labels,
 )
 from analysis.estimates import CONFIDENCE, Estimate
 from analysis.findings import COST, Column, ConfigFinding, FactorFinding, Findings, FrontPoint, front
@@ -68,7 +71,7 @@ def _interaction(findings: Findings) -> Drawing | None:
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        lines = crossing.lines.levels
+        lines, labels = crossing.lines.levels, short_labels(crossing.lines.levels)
         for index, line in enumerate(lines):
             pairs = [(position, (level, line)) for position, level in enumerate(crossing.along.levels)]
             pairs = [(position, pair) for position, pair in pairs if pair in crossing.means]
@@ -83,8 +86,9 @@ def _interaction(findings: Findings) -> Drawing | None:
                 scatter_trials(axes, position + shift, trials, colour, 0.03)
             estimates = [crossing.means[pair] for _, pair in pairs]
             name = f"{crossing.lines.name} = {level_label(line)}"
+            label = f"{broken(crossing.lines.name)} = {labels[index]}"
             positions = [position + shift for position, _ in pairs]
-            drawn = plot_estimates(axes, positions, estimates, colour, marker, "-", name)
+            drawn = plot_estimates(axes, positions, estimates, colour, marker, "-", label)
             named = [
                 f"{crossing.along.name} = {level_label(level)}, {name}: {plus_minus(estimate, decimals)}"
                 for (_, (level, _)), estimate in zip(pairs, estimates, strict=True)
@@ -200,7 +204,7 @@ def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing 
     points = front(findings, column, objective)
     if len({point.x.value for point in points}) < 2:
         return None
-    factors = [finding.factor for finding in findings.effects[:2]]
+    factors = _shown_by_look(findings)
     leading = sorted((point.x.value, point.y.value) for point in points if point.on_front)
 
     def paint(figure: Figure) -> None:
@@ -276,7 +280,7 @@ def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawin
             axes.plot([low, high], [position, position], color=INK, lw=1.4)
             (cross,) = axes.plot([each.total], [position], "D", mfc="none", mec=PALETTE[1], ms=6)
             hint(cross, [f"{each.name}: {fixed(each.total, 2)} with interactions"])
-        axes.set_yticks(range(len(importances)), [each.name for each in reversed(importances)])
+        axes.set_yticks(range(len(importances)), [broken(each.name) for each in reversed(importances)])
         axes.set_xlim(left=0)
         axes.set_xlabel(f"share of the variance of {findings.results.objective.label}")
 
@@ -309,26 +313,26 @@ def _parallel(findings: Findings) -> Drawing | None:
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(False)
-        palette = "cividis_r" if findings.results.lower_is_better else "cividis"
+        palette = shades(lower_is_better=findings.results.lower_is_better)
         colours = ScalarMappable(Normalize(min(values), max(values)), palette)
-        shades = colours.to_rgba(np.array(values))
+        lines = colours.to_rgba(np.array(values))
         ends = [
             _unit_axis(axes, position, factor, [each.config for each, _ in shown])
             for position, factor in enumerate(factors)
         ]
-        for (each, _), shade in zip(reversed(shown), reversed(shades), strict=True):
+        for (each, _), colour in zip(reversed(shown), reversed(lines), strict=True):
             heights = [
                 height(factor.value(each.config)) for factor, height in zip(factors, ends, strict=True)
             ]
             (line,) = axes.plot(
                 range(len(factors)),
                 heights,
-                color=shade,
+                color=colour,
                 lw=3 if each.is_best else 1.4,
                 alpha=1 if each.is_best else 0.7,
             )
             hint(line, [config_hint(each, findings)])
-        axes.set_xticks(range(len(factors)), [factor.name for factor in factors])
+        axes.set_xticks(range(len(factors)), [broken(factor.name) for factor in factors])
         axes.tick_params(axis="x", length=0, pad=14)
         axes.set_yticks([])
         axes.set_xlim(-0.25, len(factors) - 0.75)
@@ -337,7 +341,9 @@ def _parallel(findings: Findings) -> Drawing | None:
 
     most = f" The best {MOST_VECTORS}." if len(shown) == MOST_VECTORS else ""
     label = findings.results.objective.label
-    caption = f"One line a config, bright where test {label} is good; thick: the best.{most}"
+    caption = (
+        f"One line a config, orange where test {label} is good, blue where it is not; thick: the best.{most}"
+    )
     return save("parallel_coordinates", "All fields at once", caption, 3.9, paint)
 
 
@@ -352,19 +358,20 @@ def _unit_axis(axes: Any, position: int, factor: Factor, configs: Sequence[Confi
     numbers = [raw(factor.value(config)) for config in configs]
     low, high = min(numbers), max(numbers)
     axes.plot([position, position], [0, 1], color=INK, lw=0.8, zorder=0)
-    marked: Iterable[Any] = factor.levels
+    marked: Sequence[Any] = factor.levels
     if not factor.levels:
         marked = [choose(factor.value(config) for config in configs) for choose in (min, max)]
+    labels = dict(zip(marked, short_labels(marked), strict=True))
 
     def height(value: Any) -> float:
         return (raw(value) - low) / (high - low)
 
-    for value in marked:
+    for value, label in labels.items():
         if low <= raw(value) <= high:
             place = {0.0: ((0, -4), "center", "top"), 1.0: ((0, 4), "center", "bottom")}
             shift, across, along = place.get(height(value), ((5, 0), "left", "center"))
             axes.annotate(
-                level_label(value),
+                label,
                 (position, height(value)),
                 xytext=shift,
                 textcoords="offset points",
@@ -380,14 +387,14 @@ def _learning_curves(findings: Findings) -> Drawing | None:
     curves = list(islice(_curves(findings), _MOST_CURVES))
     if not any(len(points) > 1 for _, points in curves):
         return None
-    factors = [finding.factor for finding in findings.effects[:2]]
-    few = len(curves) <= len(PALETTE) or not factors
+    factors = _shown_by_look(findings)
+    few = len(curves) <= len(PALETTE)
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for index, (each, points) in enumerate(curves):
-            colour, shape = (PALETTE[index % len(PALETTE)], 0) if few else look_of(each.config, factors)
-            label = f"config {each.number}" if few and index < 2 * len(PALETTE) else None
+            colour, shape = (PALETTE[index], 0) if few else look_of(each.config, factors)
+            label = f"config {each.number}" if few else None
             epochs = [epoch for epoch, _ in points]
             means = [fmean(values) for _, values in points]
             width = 2.6 if each.is_best else 1.2
@@ -410,6 +417,12 @@ def _learning_curves(findings: Findings) -> Drawing | None:
     most = f" The best {_MOST_CURVES} configs." if len(curves) == _MOST_CURVES else ""
     caption = f"Validation {results.objective.label}, mean over replicates{bands}.{thick}{most}"
     return save("learning_curves", "Learning curves", caption, 3.6, paint)
+
+
+def _shown_by_look(findings: Findings) -> list[Factor]:
+    """The two factors of the largest effects, of those for whose levels there are colours and markers."""
+    factors = [finding.factor for finding in findings.effects]
+    return [factor for factor in factors if len(factor.levels) <= len(PALETTE)][:2]
 
 
 def _curves(findings: Findings) -> Iterator[tuple[ConfigFinding, list[tuple[int, list[float]]]]]:

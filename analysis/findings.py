@@ -203,10 +203,19 @@ def find(results: Results) -> Findings:
 
 
 def estimates(results: Results, quantity: Quantity) -> dict[str, Estimate]:
-    """Each config's mean of a quantity, by config hash, with the noise pooled over all configs."""
-    values = results.by_config(quantity)
-    noise = pool(values.values(), quantity.bounds)
-    found = {name: estimate_mean(each, noise) for name, each in values.items()}
+    """Each config's mean of a quantity, by config hash, with the noise pooled over all configs.
+
+    Where replicates agree to the last digit, and not for want of samples as shares may, the quantity is
+    constant (no subspace, no style divergence): that config has no error, and tells nothing of the others'.
+    """
+    values = {name: each for name, each in results.by_config(quantity).items() if each}
+    is_share = quantity.bounds[1] == 1
+    constant = {name for name, each in values.items() if len(set(each)) == 1 < len(each) and not is_share}
+    noise = pool((each for name, each in values.items() if name not in constant), quantity.bounds)
+    found = {
+        name: estimate_mean(each, Noise(0.0, 1, quantity.bounds) if name in constant else noise)
+        for name, each in values.items()
+    }
     return {name: estimate for name, estimate in found.items() if estimate}
 
 

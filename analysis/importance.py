@@ -1,5 +1,6 @@
 """Which swept field matters how much: fANOVA with intervals over replicates, checked by permutation."""
 
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -110,7 +111,9 @@ def _fanova(
     fields: Sequence[_Field], blocks: Sequence[np.ndarray], studies: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Shares of variance `[study, field]`; a simplex has the sum of its weights' shares."""
-    import optuna  # slow to import, and not every report needs it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in a notebook it misses widgets that are of no use here
+        import optuna  # slow to import, and not every report needs it
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions: dict[str, optuna.distributions.BaseDistribution] = {}

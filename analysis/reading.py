@@ -58,10 +58,14 @@ class _Source:
         """All that the study maximises, the metric by which it is judged first."""
         return self.run.study.get("objectives") or [self.metric or ""]
 
-    @property
-    def searched(self) -> list[Mapping[str, Any]]:
-        """The rows of the search; those of a confirmation would favour configs that were good by chance."""
-        return [row for row in self.rows if row["phase"] != "confirm"]
+    def by_config(self, *, confirming: bool) -> dict[str, list[Mapping[str, Any]]]:
+        """The rows of the confirmation, or of the search, by the hash of their config: kept apart, since the
+        former exist only of configs that were good, perhaps by chance."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            if (row["phase"] == "confirm") == confirming:
+                found.setdefault(row["config_hash"], []).append(row)
+        return found
 
 
 def load(*folders: Path) -> Results:
@@ -80,7 +84,6 @@ def load(*folders: Path) -> Results:
     differing = _differing(sources)
     descending = metric not in LOWER_IS_BETTER
     configs = _configs(sources, differing, descending=descending)
-    fresh = _confirmed(sources[0], descending=descending) if len(sources) == 1 else ()
     objective = _objective(metric, sources)
     others = [_objective(each, sources) for each in sources[0].objectives[1:]] if len(sources) == 1 else []
     modalities = _modalities(sources)
@@ -91,7 +94,7 @@ def load(*folders: Path) -> Results:
         trial_rows=_stacked([source.trials for source in sources], labels),
         measurements=_stacked([source.measurements for source in sources], labels),
         configs=configs,
-        confirmed=fresh,
+        confirmed=_configs(sources, differing, confirming=True, descending=descending),
         factors=tuple(_factors(configs, domains, modalities, is_grid=samplers == {"grid"})),
         aliases={fields[0]: tuple(fields[1:]) for fields in differing},
         domains=domains,
@@ -235,51 +238,35 @@ def _value(row: Mapping[str, Any], path: str) -> Any:
 
 
 def _configs(
-    sources: Sequence[_Source], differing: Sequence[Sequence[str]], *, descending: bool
+    sources: Sequence[_Source],
+    differing: Sequence[Sequence[str]],
+    *,
+    confirming: bool = False,
+    descending: bool,
 ) -> tuple[Config, ...]:
+    """The configs of the searches, or of the confirmations, of all runs, best first."""
     paths = list(dict.fromkeys(path for source in sources for path in _swept(source)))
     configs = []
     for source in sources:
-        by_hash: dict[str, list[Mapping[str, Any]]] = {}
-        for row in source.searched:
-            by_hash.setdefault(row["config_hash"], []).append(row)
         fields = _fields(source) | {"run": source.run.label}
         shared = {group[0]: fields.get(group[0]) for group in differing}
-        for config_hash, group in by_hash.items():
+        base = _question(source.run.study.get("base") or {})
+        for config_hash, group in source.by_config(confirming=confirming).items():
             params = {path: _value(group[0], path) for path in paths}
+            settings = json.loads(group[0]["config"])
             trials = [{**row, "trial_id": source.prefix + row["trial_id"]} for row in group]
             trials.sort(key=lambda row: row["replicate"])
             configs.append(
                 Config(
                     source.prefix + config_hash,
+                    source.run.label,
                     shared | params,
-                    json.loads(group[0]["config"]),
+                    settings,
                     tuple(Trial.of(row, source.run.folder) for row in trials),
+                    is_base=_question(settings) == base,
                 )
             )
 
-    return _ranked(configs, descending=descending)
-
-
-def _confirmed(source: _Source, *, descending: bool) -> tuple[Config, ...]:
-    """The configs that a run has trained with fresh seeds; which is the base, their whole configs tell."""
-    by_hash: dict[str, list[Mapping[str, Any]]] = {}
-    for row in source.rows:
-        if row["phase"] == "confirm":
-            by_hash.setdefault(row["config_hash"], []).append(row)
-    paths, base = _swept(source), _question(source.run.study.get("base") or {})
-    configs = [
-        Config(
-            config_hash,
-            {path: _value(group[0], path) for path in paths},
-            json.loads(group[0]["config"]),
-            tuple(
-                Trial.of(row, source.run.folder) for row in sorted(group, key=lambda row: row["replicate"])
-            ),
-            is_base=_question(json.loads(group[0]["config"])) == base,
-        )
-        for config_hash, group in by_hash.items()
-    ]
     return _ranked(configs, descending=descending)
 
 

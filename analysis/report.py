@@ -25,12 +25,11 @@ from markupsafe import Markup, escape
 
 from analysis import beside, provenance, tables
 from analysis.api import Study, load
-from analysis.attributes import attribute_drawing, precision_table
+from analysis.attributes import precision_table
 from analysis.claims import MARGIN
 from analysis.drawing import Drawing
-from analysis.figures import draw
 from analysis.findings import Findings
-from analysis.leaks import leak_drawing, leak_sentences
+from analysis.leaks import leak_sentences
 from analysis.reading import ReportError
 from analysis.results import Trial
 from analysis.tables import Table
@@ -56,6 +55,10 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
 }
+
+
+_LONGEST_WORD = 26
+"""Letters that a column may be wide for the sake of one word."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +93,14 @@ def write_report(*runs: Path, out: Path | None = None) -> Path:
     """
     study = load(*runs)
     folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
-    drawings, grids = draw(study.findings, study.importances), _sample_grids(study.findings)
+    grids = _sample_grids(study.findings)
     conditional = _conditional_samples(grids[0].trial) if grids else []
-    leak, claims = leak_drawing(study.findings.results, study.leakage), beside.claim_drawing(study.judgements)
-    of_attributes = attribute_drawing(study.findings)
+    further = (study.leak_drawing, study.claim_drawing, study.attribute_drawing)
+    drawings = [*study.drawings, *filter(None, further)]
     environment, shown = _environment(), _shown(study)
-    drawn = [*drawings, *filter(None, (leak, claims, of_attributes))]
-    _write_figures(folder / "figures", drawn, [*grids, *conditional])
+    _write_figures(folder / "figures", drawings, [*grids, *conditional])
     _write_tables(folder / "tables", study, shown, environment)
-    context = _context(study, shown, drawings, grids)
-    context |= {"conditional": conditional, "leak": leak, "claims": claims, "of_attributes": of_attributes}
+    context = _context(study, shown, grids) | {"conditional": conditional}
     (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
     index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
@@ -174,7 +175,8 @@ def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environmen
         ("correlations", study.correlations()),
         ("importance", study.importance()),
         ("confirmation", study.confirmation()),
-        ("scores", study.scores()),
+        ("scores", study.scores().map(_as_json)),
+        ("posteriors", study.posteriors()),
         ("leak", study.leaks()),
         ("paper", study.paper()),
         ("claims", study.claims()),
@@ -223,9 +225,7 @@ def _shown(study: Study) -> list[Table]:
     return [table for table in made if table]
 
 
-def _context(
-    study: Study, shown: Sequence[Table], drawings: Sequence[Drawing], grids: Sequence[SampleGrid]
-) -> dict[str, Any]:
+def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) -> dict[str, Any]:
     """Everything that the templates show."""
     findings = study.findings
     results, best = findings.results, findings.best
@@ -248,7 +248,11 @@ def _context(
         "margin": MARGIN,
         "num_judged": len(study.judgements),
         "num_configs": len(findings.configs),
-        "drawings": drawings,
+        "several": len(results.runs) > 1,
+        "drawings": study.drawings,
+        "leak": study.leak_drawing,
+        "claims": study.claim_drawing,
+        "of_attributes": study.attribute_drawing,
         "best": describe(best.config, results) if best else "",
         "judge": tables.judge_accuracies(findings),
         "grids": grids,
@@ -346,7 +350,9 @@ def _environment() -> Environment:
         "latex": _latex,
         "raw": Markup,
         "indented": _indented,
+        "breakable": _breakable,
     }
+    environment.tests["long"] = _is_long
     environment.globals["plural"] = plural
     return environment
 
@@ -354,8 +360,23 @@ def _environment() -> Environment:
 def _rich(text: str) -> Markup:
     """HTML of a sentence in which `code` and **bold** are marked."""
     safe = str(escape(text)).replace(" ± ", "&nbsp;±&nbsp;").replace(" %", "&nbsp;%")
-    safe = re.sub(r"`([^`]+)`", lambda found: f"<code>{found[1].replace('*', '&#42;')}</code>", safe)
+    safe = re.sub(r"`([^`]+)`", lambda found: f"<code>{_unbroken(found[1])}</code>", safe)
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe))
+
+
+def _unbroken(field: str) -> str:
+    """HTML of a field and its value, which stay in one line; ** in it is no mark of Markdown."""
+    return field.replace("*", "&#42;").replace(" = ", "&nbsp;=&nbsp;")
+
+
+def _breakable(text: str) -> Markup:
+    """HTML of a text whose long words may be broken after underscores and dots."""
+    return Markup(re.sub(r"(?<=[_./])", "<wbr>", str(escape(text)))) if _is_long(text) else escape(text)
+
+
+def _is_long(text: str) -> bool:
+    """Whether it has a word that would make its column too wide."""
+    return max(map(len, text.split()), default=0) > _LONGEST_WORD
 
 
 def _plain(text: str) -> str:

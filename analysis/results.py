@@ -132,6 +132,9 @@ class Config:
     """One point of the space and its ended trials."""
 
     config_hash: str
+    run: str
+    """Label of the run that trained it."""
+
     params: Mapping[str, Hashable]
     """The swept fields' values, by dotted path."""
 
@@ -139,8 +142,8 @@ class Config:
     """Every field, nested as the trials' configs are."""
 
     trials: tuple[Trial, ...]
-    is_base: bool = False
-    """Among those that were confirmed: whether no swept field differs from the study's base."""
+    is_base: bool
+    """Whether no swept field differs from its run's base."""
 
     @property
     def complete(self) -> tuple[Trial, ...]:
@@ -209,8 +212,7 @@ class Results:
     Where several runs are compared, their labels lead the ids of configs and trials."""
 
     confirmed: tuple[Config, ...]
-    """Those that were trained with fresh seeds after the search, with these trials alone, best first; none
-    where several runs are compared."""
+    """Those that were trained with fresh seeds after a search, with these trials alone, best first."""
 
     factors: tuple[Factor, ...]
     aliases: Mapping[str, tuple[str, ...]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from analysis.drawing import GRID, INK, Drawing, hint, save
+from analysis.drawing import GRID, INK, Drawing, hint, save, shades
 from analysis.findings import ConfigFinding, Findings
 from analysis.results import weight_names
 from analysis.wording import config_hint
@@ -112,8 +112,8 @@ def _coloured(
     points: Points,
     size: float,
 ) -> None:
-    """Points coloured by the objective, dark to bright as it improves, and one colour bar."""
-    colours = "cividis_r" if findings.results.lower_is_better else "cividis"
+    """Points coloured by the objective, and one colour bar."""
+    colours = shades(lower_is_better=findings.results.lower_is_better)
     values = [value for _, value, _ in points]
     drawn: Any = None
     for axes, place in zip(panels, places, strict=True):

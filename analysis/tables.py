@@ -129,7 +129,7 @@ def confirmation_table(findings: Findings) -> Table | None:
         against = "–" if gain is None else signed(gain.value, decimals)
         if gain is not None and gain.half_width is not None:
             against += f" ± {fixed(gain.half_width, decimals)}"
-        name = "base" if each.number is None else str(each.number) + (", base" if each.is_base else "")
+        name = "base" if each.number is None else str(each.number) + (", base" if each.config.is_base else "")
         cells = [
             Cell(name, "word", each.number or 0),
             *(_swept_cell(each.config.params.get(path)) for path in results.swept),

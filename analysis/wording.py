@@ -1,8 +1,10 @@
 """How a report speaks: numbers as text, and a study's answer in sentences."""
 
 from collections import Counter
+from collections.abc import Sequence
 from statistics import fmean
 
+from analysis.confirmation import Confirmed
 from analysis.estimates import CONFIDENCE, Estimate
 from analysis.findings import ConfigFinding, Findings
 from analysis.results import Config, Factor, Results, level_label, weight_names
@@ -60,38 +62,48 @@ def _tie_sentence(findings: Findings) -> list[str]:
 
 
 def _confirmation_sentences(findings: Findings) -> list[str]:
-    """Who wins on fresh seeds, and by how much."""
-    ranked = [each for each in findings.confirmed if each.config.validation is not None]
-    if not ranked:
-        return []
+    """Who wins on fresh seeds, and by how much: one sentence a run that was confirmed."""
+    runs: dict[str, list[Confirmed]] = {}
+    for each in findings.confirmed:
+        if each.config.validation is not None:
+            runs.setdefault(each.config.run, []).append(each)
+    several = len(findings.results.runs) > 1
+    return [
+        _confirmation_sentence(
+            ranked, f"The confirmation of {code(run)}" if several else "The confirmation", findings
+        )
+        for run, ranked in runs.items()
+    ]
+
+
+def _confirmation_sentence(ranked: Sequence[Confirmed], subject: str, findings: Findings) -> str:
     results, winner = findings.results, ranked[0]
     decimals, label = results.objective.decimals, results.objective.label
     among = (
         "the base config" if len(ranked) == 1 else f"{plural(len(ranked), 'config')}, the base among them,"
     )
     seeds = plural(len(winner.config.complete), "fresh seed")
-    if winner.is_base:
+    if winner.config.is_base:
         found = f" with a test {label} of **{plus_minus(winner.fresh, decimals)}**" if winner.fresh else ""
-        return [
-            f"The confirmation, {among} on {seeds} each, is won by the base config itself{found}: "
+        return (
+            f"{subject}, {among} on {seeds} each, is won by the base config itself{found}: "
             "none of the search's best configs exceeds it."
-        ]
-    name = describe(winner.config, results)
-    sentence = f"The confirmation, {among} on {seeds} each, is won by **{name}**"
+        )
+    sentence = f"{subject}, {among} on {seeds} each, is won by **{describe(winner.config, results)}**"
     if winner.fresh is None:
-        return [f"{sentence}; it has no {label} on the test split."]
+        return f"{sentence}; it has no {label} on the test split."
     sentence += f", whose test {label} is **{plus_minus(winner.fresh, decimals)}**"
     gain = winner.advantage
     if gain is None:
-        return [f"{sentence}; the base config did not complete."]
+        return f"{sentence}; the base config did not complete."
     if gain.half_width is None:
-        return [
+        return (
             f"{sentence}, **{signed(gain.value, decimals)}** against the base config; "
             "without replicates nobody can say whether that is more than noise."
-        ]
+        )
     verdict = "excludes" if abs(gain.value) > gain.half_width else "includes"
     number = f"**{signed(gain.value, decimals)} ± {fixed(gain.half_width, decimals)}**"
-    return [f"{sentence}, {number} against the base config (the 95 % interval {verdict} zero)."]
+    return f"{sentence}, {number} against the base config (the 95 % interval {verdict} zero)."
 
 
 def _effect_sentences(findings: Findings) -> list[str]:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -206,7 +207,7 @@ def compact(out: Path) -> None:
     if not parts:
         return
     whole = folder / _COMPACTED
-    table = _read_files([*([whole] if whole.exists() else []), *parts], MEASUREMENTS)
+    table = _read_files([*([whole] if whole.exists() else []), *parts], MEASUREMENTS).cast(MEASUREMENTS)
     _write(table.sort_by([(name, "ascending") for name in ("trial_id", "epoch")]), whole)
     for path in parts:
         path.unlink()
@@ -312,7 +313,12 @@ def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
+        content = pa.BufferReader(path.read_bytes())
+        file = pq.ParquetFile(content)
+        names = set(file.schema_arrow.names)
+        if repeated := [name for name in _repeated(schema) if name in names]:
+            file = pq.ParquetFile(content, metadata=file.metadata, read_dictionary=repeated)
+        table = file.read(use_threads=False)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
@@ -333,7 +339,9 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
         raise StoreError(f"{path} is not a results file: it {lacks}; move it out of the folder")
     for field in missing:
         nulls = pa.nulls(table.num_rows, field.type)
-        table = table.add_column(schema.get_field_index(field.name), field, nulls)
+        if field.name in _repeated(schema):
+            nulls = nulls.dictionary_encode()
+        table = table.add_column(schema.get_field_index(field.name), field.name, nulls)
     return table
 
 
@@ -345,8 +353,9 @@ def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table
 
 
+@cache
 def _repeated(schema: pa.Schema) -> list[str]:
-    """Columns of few different texts: those of the measurements."""
+    """Columns of few different texts, which are read as codes and a dictionary: those of the measurements."""
     return (
         [field.name for field in schema if pa.types.is_string(field.type)] if schema is MEASUREMENTS else []
     )

@@ -84,6 +84,27 @@ def test_pivot_has_configs_down_and_subsets_across(study):
         study.pivot("coherense")
 
 
+def test_a_constant_has_no_error_and_tells_nothing_of_the_others(tmp_path):
+    def divergence(params, rng):
+        size = params["model.style_dim"]
+        share = rng.choice([0.5, 0.6])
+        return {
+            ("style_divergence", "", "", "mnist"): size and size + rng.standard_normal(),
+            ("coherence", "", "mnist", "svhn"): share if size else 0.5,
+        }
+
+    study = load(write_study(tmp_path / "run", SUBSPACES, shortcut, replicates=3, tested=divergence))
+    scores = study.scores("style_divergence").query("target == 'mnist'").set_index("model.style_dim")
+    assert (scores.loc[0, ["mean", "standard_error", "low", "high"]] == 0).all(axis=None)
+    rows = study.measurements.query("split == 'test' and metric == 'style_divergence' and target == 'mnist'")
+    variances = rows.groupby("config_hash", observed=True)["value"].var()
+    expected = (variances[variances > 0].mean() / 3) ** 0.5
+    assert (variances > 0).sum() == 4
+    assert scores.loc[[4, 16], "standard_error"].tolist() == pytest.approx([expected] * 4)
+    shares = study.scores("coherence").query("given == 'mnist' and target == 'svhn'")
+    assert (shares["standard_error"] > 0).all()  # replicates may agree by chance
+
+
 def test_effects_recover_the_truth(study):
     effects = study.effects("style_dim").set_index("level")
     assert effects.loc[0, "mean"] - effects.loc[16, "mean"] == pytest.approx(0.048, abs=0.02)

@@ -10,7 +10,7 @@ from analysis.api import load
 from analysis.report import write_report
 from analysis.wording import answer
 from study import store
-from tests.synthetic import TEST_GAP, grid, write_study
+from tests.synthetic import TEST_GAP, grid, study_json, write_study
 
 SPACE = grid(model__style_dim=(0, 16), objective__beta=(0.5, 10.0))
 """The base, four dimensions and beta 2.5, is no config of the search."""
@@ -128,3 +128,42 @@ def test_a_second_objective_is_a_column_and_an_axis(run, tmp_path):
         "product",
         "mnist+svhn+text",
     )
+
+
+def test_confirmations_of_several_runs_are_held_each_against_its_own_base(tmp_path):
+    folders = []
+    for seed, (name, level) in enumerate({"mmjsd": 0.7, "mvae": 0.3}.items()):
+        asked = ASKED | {"base": study_json(SPACE, 3, ("mnist", "svhn", "text"))["base"]}
+        asked["base"]["objective"]["name"] = name
+        folders.append(
+            write_study(
+                tmp_path / name,
+                SPACE,
+                searched,
+                replicates=3,
+                noise=0.004,
+                study=asked,
+                confirm=(1, 0),
+                fresh=lambda params, level=level: sobering(params) - 0.5 + level,
+                seed=seed,
+            )
+        )
+    together, alone = load(*folders), [load(folder) for folder in folders]
+    found = together.confirmation()
+    assert found["objective.name"].tolist() == ["mmjsd"] * 3 + ["mvae"] * 3
+    gains = [gain for each in alone for gain in each.confirmation()["against_base"]]
+    assert found["against_base"].tolist() == pytest.approx(gains, nan_ok=True)
+    assert found["against_base"].dropna().tolist() == pytest.approx([0.1, -0.1] * 2, abs=0.02)
+    first = found.loc[0]
+    width = (first["against_base_high"] - first["against_base_low"]) / 2
+    corrected = stats.t.isf(0.025 / 4, 12)  # four rivals of two bases
+    assert width == pytest.approx(corrected * first["against_base_standard_error"])
+    told = together.answer
+    for name in ("mmjsd", "mvae"):
+        assert (
+            f"The confirmation of `{name}`, 3 configs, the base among them, on 3 fresh seeds each, is won"
+            in told
+        )
+    page = write_report(*folders, out=tmp_path / "both").read_text(encoding="utf-8")
+    assert "against the base config of the same run" in page
+    assert "unfinished" not in page

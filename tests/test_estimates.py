@@ -146,6 +146,17 @@ def test_ties_are_differences_that_are_not_significant():
     assert tied_with_best([0.7], [[0.1]], pool([[0.7], [0.1]])) == [None]
 
 
+def test_ties_are_those_of_tukeys_test():
+    verdicts = []
+    for seed in range(10):
+        groups = np.random.default_rng(seed).normal([[0.0], [0.3], [0.8], [1.2]], 0.5, (4, 5)).tolist()
+        best, *others = sorted(groups, key=fmean, reverse=True)
+        oracle = stats.tukey_hsd(best, *others).pvalue[0, 1:]
+        assert tied_with_best(best, others, pool(groups)) == (oracle > 0.05).tolist()
+        verdicts += (oracle > 0.05).tolist()
+    assert 0.2 < fmean(verdicts) < 0.8
+
+
 def test_rank_correlation_is_spearmans():
     x, y = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.0, 1.0, 3.0, 5.0, 4.0, 6.0]
     found = rank_correlation(x, y, num_factors=3)
@@ -212,7 +223,7 @@ def test_null_effects_are_rarely_significant():
         effects = [level_effect(cells, noise, num_factors=2) for cells in (first, second)]
         alarms += any(effect.excludes_zero for effect in effects)
         assert all(effect.excludes_zero == (effect.p_value < 0.05) for effect in effects)
-        flat = values.reshape(6, 2).tolist()
-        ties += all(tied_with_best(flat[0], flat[1:], noise))
+        best, *others = sorted(rng.normal(size=(12, 3)).tolist(), key=fmean, reverse=True)
+        ties += all(tied_with_best(best, others, pool([best, *others])))
     assert 0.005 < alarms / studies < 0.06
-    assert ties / studies > 0.94
+    assert 0.94 < ties / studies < 0.98

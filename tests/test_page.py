@@ -40,6 +40,7 @@ addEventListener("load", () => {
   const found = {
     errors, ascending, descending, seen, shown, hidden: hint.hidden,
     overflows: root.scrollWidth > root.clientWidth,
+    tall: [...document.querySelectorAll("table.sortable thead")].map((head) => head.clientHeight),
     hints: document.querySelectorAll("[data-hint]").length,
     beside: document.querySelectorAll("#paper table.beside").length,
   };
@@ -51,30 +52,47 @@ addEventListener("load", () => {
 """
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    run = write_study(
-        tmp_path_factory.mktemp("runs") / "run",
-        grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5), model__width=(0.5, 1.0)),
-        lambda params: 0.7 - 0.01 * params["model.style_dim"],
-    )
-    probed = run / "report" / "probed.html"
-    source = write_report(run).read_text()
-    probed.write_text(source.replace("<head>", f"<head><script>{PROBE}</script>"))
-    return probed
+FRAME = """
+<!DOCTYPE html>
+<body style="margin: 0">
+<iframe style="border: 0; width: %dpx; height: 900px"></iframe>
+<script>
+const frame = document.querySelector("iframe");
+frame.addEventListener("load", () => document.body.append(frame.contentDocument.querySelector("#result")));
+frame.srcdoc = %s;
+</script>
+"""
+"""A browser's window is never as narrow as a telephone, but a frame can be."""
 
 
-@pytest.mark.parametrize("width", [500, 1600])
-def test_page_sorts_shows_hints_and_has_no_errors(page, width, tmp_path):
+def probe(run, width, folder):
+    """What a report says of itself, shown so many pixels wide."""
+    source = write_report(run).read_text().replace("<head>", f"<head><script>{PROBE}</script>")
+    page = folder / "probed.html"
+    page.write_text(FRAME % (width, json.dumps(source).replace("</", "<\\/")))
     done = subprocess.run(
         [
-            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
-            f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--dump-dom", page.as_uri(),
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={max(width, 500)},900",
+            f"--user-data-dir={folder}", "--enable-logging=stderr", "--dump-dom", page.as_uri(),
         ],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
-    found = json.loads(html.unescape(re.search(r'<pre id="result">(.*?)</pre>', done.stdout)[1]))
+    return json.loads(html.unescape(re.search(r'<pre id="result">(.*?)</pre>', done.stdout)[1]))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_study(
+        tmp_path_factory.mktemp("runs") / "run",
+        grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5), model__width=(0.5, 1.0)),
+        lambda params: 0.7 - 0.01 * params["model.style_dim"],
+    )
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_page_sorts_shows_hints_and_has_no_errors(run, width, tmp_path):
+    found = probe(run, width, tmp_path)
     assert found["errors"] == []
     assert found["ascending"] == ["0"] * 4 + ["4"] * 4 + ["16"] * 4
     assert found["descending"] == found["ascending"][::-1]
@@ -87,3 +105,20 @@ def test_page_sorts_shows_hints_and_has_no_errors(page, width, tmp_path):
     assert found["hints"] > 50
     assert found["beside"] == 2
     assert not found["overflows"]
+
+
+def test_page_has_room_for_long_names_and_many_levels(tmp_path):
+    names = [f"a_name_that_is_very_long_indeed_and_has_the_number_{index}_of_nine" for index in range(9)]
+    run = write_study(
+        tmp_path / "run",
+        grid(objective__name=names, model__style_dim=(0, 4, 16)),
+        lambda params: 0.3 + 0.05 * names.index(params["objective.name"]),
+        study={"question": "What does " + "a_word_without_any_space_" * 8 + " do?"},
+    )
+    found = probe(run, 400, tmp_path)
+    assert found["errors"] == []
+    assert not found["overflows"]
+    assert len(found["ascending"]) == 27
+    assert max(found["tall"]) < 120
+    svg = (run / "report" / "figures" / "interaction.svg").read_text()
+    assert all(f">…{index}…<" in svg for index in range(9))

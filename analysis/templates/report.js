@@ -28,3 +28,7 @@ document.addEventListener("pointerover", (event) => {
   hint.style.left = `${Math.max(8, Math.min(event.pageX + 12, room))}px`;
   hint.style.top = `${event.pageY - hint.offsetHeight - 12}px`;
 });
+
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});
