@@ -239,7 +239,8 @@ class StudyConfig:
     """Trainings of each config, each with its own seed."""
 
     objectives: tuple[Objective, ...] = ("mean_coherence",)
-    """What is maximised, on validation. Several give a Pareto study: all count alike, the first ranks."""
+    """What is maximised, on validation. Several, between spaces or commas, give a Pareto study: all count
+    alike, the first ranks. coherence is short for mean_coherence."""
 
     confirm: int = 0
     """After the search: train so many of its best configs and the base config with fresh seeds, and judge

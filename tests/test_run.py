@@ -145,6 +145,8 @@ def refused(capsys, line):
             "--objectives cannot be 'loss'; expected one of log_likelihood, mean",
         ),
         ("--space smoke --objectives", "--objectives needs a value"),
+        ("--space smoke --objectives coherence,mean_coherence", "names mean_coherence twice; leave one"),
+        ("--space smoke --objectives coherence,lost", "--objectives cannot be 'lost'; expected one of"),
         ("--space smoke --objectives mean_coherence mean_coherence", "names mean_coherence twice; leave one"),
         (f"--space priors --sampler cmaes {BOTH}", "--sampler cmaes seeks one objective; choose another"),
         (f"--space smoke --scheduler asha {BOTH}", "--scheduler asha judges by one objective; leave it out"),
@@ -315,6 +317,20 @@ def test_sampler_and_number_of_trials_follow_the_space(tuner):
     ]:
         assert start(line) == 0
         assert (tuner.study.sampler, tuner.study.trials) == (sampler, trials)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--objectives mean_coherence log_likelihood",
+        "--objectives coherence,log_likelihood",
+        "--objectives=coherence,log_likelihood",
+        "--objectives coherence, log_likelihood",
+    ],
+)
+def test_several_objectives_are_told_apart_by_spaces_or_commas(tuner, words):
+    assert start(f"--space smoke {words} --seed 3") == 0
+    assert (tuner.study.objectives, tuner.study.seed) == (("mean_coherence", "log_likelihood"), 3)
 
 
 def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, capsys):
