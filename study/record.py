@@ -25,7 +25,7 @@ from mmjsd.batches import Workers
 from mmjsd.metrics import Score
 from mmjsd.train import latest_checkpoint, read_notes
 from study import store
-from study.config import Objective, Phase, TrialConfig, objective_curve, trial_id
+from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, trial_id
 from study.trial import Measurement, run_pack
 
 
@@ -186,7 +186,7 @@ class _Recorder:
         assert self.board is not None
         self.board.close()
         row = {
-            **_identity(self.trial),
+            **identity(self.trial),
             "state": state,
             "error": error,
             "epochs": self.epoch,
@@ -216,10 +216,10 @@ class _Recorder:
         return self.earlier_s + time.perf_counter() - self.started
 
     def _row(self, split: str, score: Score) -> dict[str, Any]:
-        identity = _identity(self.trial)
+        known = identity(self.trial)
         keys = ("study", "trial_id", "config_hash", "replicate")
         return {
-            **{key: identity[key] for key in keys},
+            **{key: known[key] for key in keys},
             "epoch": self.epoch,
             "split": split,
             "metric": score.metric,
@@ -239,10 +239,8 @@ class _Recorder:
             self.board.add_scalar("loss/step", loss, first_step + step)
         for split, scores in measurement.scores.items():
             for score in (each for each in scores if not each.attribute):
-                parts = (split, score.metric, score.posterior, score.given, score.target)
-                self.board.add_scalar(
-                    "/".join(part for part in parts if part), score.value, measurement.epoch
-                )
+                name = curve_name({**vars(score), "split": split})
+                self.board.add_scalar(name, score.value, measurement.epoch)
         if "test" in measurement.scores:
             folder = self.trial.out / "samples" / self.trial.trial_id
             folder.mkdir(parents=True, exist_ok=True)
@@ -289,7 +287,7 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
     now = datetime.now(UTC)
     wall_s, train_s = notes.get("wall_s", 0.0), notes.get("train_s", 0.0)
     row = {
-        **_identity(trial),
+        **identity(trial),
         "state": state,
         "error": error,
         "epochs": int(notes.get("epoch", 0)),
@@ -314,7 +312,8 @@ def _write_row(trial: Trial, row: Mapping[str, Any], values: Mapping[str, float]
     store.write_trial(trial.out, whole, trial.params, further)
 
 
-def _identity(trial: Trial) -> dict[str, Any]:
+def identity(trial: Trial) -> dict[str, Any]:
+    """The columns of the table `trials` that are known before a trial starts."""
     return {
         "study": trial.study,
         "space": trial.space,

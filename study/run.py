@@ -90,6 +90,10 @@ def main(argv: Sequence[str]) -> int:
             _require_reachable(study.address)
         if study.storage is not None:
             check_storage(study, is_new=request.stored is None)
+        if study.loggers:
+            from study.loggers import check_loggers  # here: it needs torch
+
+            check_loggers(study)
         with _claimed(study.out):
             _open_folder(study, values, request.stored)
             return _run(study)
@@ -207,6 +211,7 @@ def plan(request: Request) -> Study:
         budget_s=seconds(options.budget) if options.budget else inf,
         budget_device_s=3600 * options.budget_device_hours if options.budget_device_hours else inf,
         storage=options.storage,
+        loggers=options.loggers,
         keep_checkpoints=options.keep_checkpoints,
         retry=options.retry,
         address=options.address,

@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from study import store
 from study.config import ClusterError, Study
 from study.display import Display
+from study.loggers import Loggers
 from study.record import Trial, record, record_end
 from study.search import Search
 from study.worker import train_on_workers
@@ -64,7 +65,8 @@ def run_study(study: Study) -> Outcome:
                 {"CPU": 0, "memory": DRIVER_MEMORY},
             )
         metric = study.objectives[0]
-        with Display(study.name, search.num_missing, study.base.training.epochs, metric) as display:
+        display = Display(study.name, search.num_missing, study.base.training.epochs, metric)
+        with display, Loggers(study) as loggers:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -80,7 +82,7 @@ def run_study(study: Study) -> Outcome:
                     name="tune",
                     storage_path=str(study.out),
                     verbose=0,
-                    callbacks=[_Follow(display)],
+                    callbacks=[_Follow(display, loggers)],
                     failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
                 ),
             )
@@ -226,10 +228,10 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class _Follow(tune.Callback):  # type: ignore[misc]
-    """Passes what happens on to the display, which Ray's snapshots leave out."""
+    """Passes what happens on to display and loggers, which Ray's snapshots leave out."""
 
-    def __init__(self, display: Display) -> None:
-        self._display = display
+    def __init__(self, display: Display, loggers: Loggers) -> None:
+        self._display, self._loggers = display, loggers
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -241,10 +243,12 @@ class _Follow(tune.Callback):  # type: ignore[misc]
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         for own, value in _shown(trial, result):
             self._display.progressed(own, result["epoch"], value)
+            self._loggers.progressed(own)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
         for own in trial.config["trials"]:
             self._display.ended(own)
+            self._loggers.ended(own)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         self.on_trial_complete(trial=trial)

@@ -159,6 +159,7 @@ def refused(capsys, line):
             f"--space smoke --evaluation.importance_samples 0 {BOTH}",
             "log_likelihood needs evaluation.importance_samples >= 1, got 0",
         ),
+        ("--space smoke --loggers wandbb", "--loggers cannot be 'wandbb'; expected one of mlflow, wandb"),
         ("--space smoke --confirm -1", "confirm must be >= 0, got -1"),
         ("--space smoke --confirm-replicates 3", "--confirm-replicates goes with --confirm; add it"),
         ("--space smoke --confirm 1 --model.style_dim 1", "the space varies no field, so there is nothing"),

@@ -40,6 +40,7 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         budget_s=math.inf,
         budget_device_s=math.inf,
         storage=None,
+        loggers=(),
         keep_checkpoints=20,
         retry=(),
         address=None,
