@@ -1,5 +1,6 @@
 """The command line of studies: python study/run.py --space subspaces, and --help for everything else."""
 
+import errno
 import json
 import logging
 import os
@@ -99,6 +100,14 @@ def main(argv: Sequence[str]) -> int:
             return _run(study)
     except ValueError as refused:
         return _refuse(refused)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" for {error.filename}" if error.filename else ""
+        sys.stderr.write(
+            f"error: no space left{place}; free some, and the same command with --resume goes on\n"
+        )
+        return 1
     except KeyboardInterrupt:
         return _note_interruption()
 

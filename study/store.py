@@ -10,8 +10,8 @@ Once a folder holds very many files, reading it leaves a hidden snapshot beside 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -195,6 +195,21 @@ def read_measurements(out: Path, trial_id: str) -> list[dict[str, Any]]:
     return rows
 
 
+def measured_trials(out: Path) -> set[str]:
+    """The names of the trials of which there are measurements.
+
+    Raises:
+        StoreError: if a file of these is cut off.
+    """
+    folder = Path(out) / "results" / "measurements"
+    names = set()
+    for path in folder.glob("*.parquet"):
+        with _named(path):
+            file = pq.ParquetFile(path)
+            names |= {path.stem} if path.name != _COMPACTED else set(file.read(["trial_id"])[0].to_pylist())
+    return names
+
+
 def compact(out: Path) -> None:
     """Put the measurements of all trials that will not be trained again into one file.
 
@@ -266,8 +281,12 @@ def _aligned(tables: Sequence[pa.Table]) -> list[pa.Table]:
 def _write(table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] = MappingProxyType({})) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table.replace_schema_metadata({**_METADATA, **metadata}), temporary)
-    os.replace(temporary, path)
+    try:
+        pq.write_table(table.replace_schema_metadata({**_METADATA, **metadata}), temporary)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # what fills a disk is not left on it
+        raise
 
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
@@ -311,14 +330,8 @@ def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
-    try:
+    with _named(path):
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume"
-        ) from error
     version = (table.schema.metadata or {}).get(b"mmjsd.schema_version", b"").decode()
     if version and version != SCHEMA_VERSION:
         raise StoreError(
@@ -335,6 +348,20 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
         nulls = pa.nulls(table.num_rows, field.type)
         table = table.add_column(schema.get_field_index(field.name), field, nulls)
     return table
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Says of a file that cannot be read which one it is, and the way out."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume: "
+            "what it held is trained again"
+        ) from error
 
 
 def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -1,8 +1,11 @@
 """Ray Tune drives a study: joins or starts Ray, gives each trial its resources, follows what happens."""
 
+import errno
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from study import store
 from study.config import ClusterError, Study
 from study.display import Display
 from study.loggers import Loggers
-from study.record import Trial, record, record_end
+from study.record import Trial, is_disk_full, record, record_end
 from study.search import Search
 from study.worker import train_on_workers
 
@@ -29,6 +32,9 @@ CPU: drivers that did would keep their workers from starting, for ever."""
 
 MAX_CRASHES = 2
 """How often a trial whose process vanished is tried again, from its last checkpoint."""
+
+_DISK_IS_FULL = "disk_is_full"
+"""What a trial reports instead of an epoch when it could not write."""
 
 _EXCLUDED = [".venv", ".git", "runs", "*.npz", "**/__pycache__"]
 
@@ -87,9 +93,15 @@ def run_study(study: Study) -> Outcome:
                 ),
             )
             tuner.fit()
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        searcher.disk_is_full = True
     finally:
         if started_here:
             ray.shutdown()
+    if searcher.disk_is_full:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(study.out))
     store.compact(study.out)
     return _outcome(study, search, searcher.budget_is_spent)
 
@@ -139,16 +151,29 @@ def _train_in_process(threads: int) -> Any:
         import torch
 
         torch.set_num_threads(threads)
-        record(config["trials"], "cpu", tune.report)
+        with _full_disk_told():
+            record(config["trials"], "cpu", tune.report)
 
     return train
 
 
 def _train_by_workers(workers: int, gpus_per_worker: float) -> Any:
     def train(config: dict[str, Any]) -> None:
-        train_on_workers(config["trials"], workers, gpus_per_worker)
+        with _full_disk_told():
+            train_on_workers(config["trials"], workers, gpus_per_worker)
 
     return train
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Ends a trial that found no space to write, without a row, and lets the driver know why."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        tune.report({_DISK_IS_FULL: True})
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
@@ -163,6 +188,8 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self._started_at: dict[str, float] = {}
         self._ends_at = time.monotonic() + search.study.budget_s
         self._is_spent = False
+        self.disk_is_full = False
+        """Whether a trial could not write; no further one starts, and none of those that run has ended."""
 
     @property
     def budget_is_spent(self) -> bool:
@@ -174,19 +201,23 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         return self._is_spent
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        trials = [] if self.budget_is_spent else self._search.next_pack(self._search.study.pack)
+        must_end = self.budget_is_spent or self.disk_is_full
+        trials = [] if must_end else self._search.next_pack(self._search.study.pack)
         if not trials:
-            return None if self._search.is_waiting and not self.budget_is_spent else str(Searcher.FINISHED)
+            return None if self._search.is_waiting and not must_end else str(Searcher.FINISHED)
         self._running[trial_id] = trials
         self._started_at[trial_id] = time.monotonic()
         return {"trials": trials}
 
-    def on_trial_complete(self, trial_id: str, error: bool = False, **_: Any) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False, **_: Any
+    ) -> None:
         """The tables say what became of a pack's trials, unless they were stopped or their process vanished.
 
         One of which they hold nothing otherwise was interrupted by the user, and goes on another time.
         """
         del self._started_at[trial_id]
+        self.disk_is_full |= _DISK_IS_FULL in (result or {})
         for trial in self._running.pop(trial_id):
             row = store.read_trial(trial.out, trial.trial_id)
             if row is None and error:

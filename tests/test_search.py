@@ -78,6 +78,7 @@ def end(search, trial, value, state="COMPLETE"):
     if isinstance(value, tuple):
         further = dict(zip(trial.objectives, value, strict=True))
         row["objective_value"] = value[0]
+    store.write_measurements(trial.out, trial.trial_id, [])
     store.write_trial(trial.out, row, trial.params, further)
     search.ended(trial)
 

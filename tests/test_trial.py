@@ -1,13 +1,19 @@
 """A trial as a generator, with training and evaluation played: which epoch measures what."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mmjsd.train import Epoch, TrainingState
+from mmjsd.metrics import Score
+from mmjsd.train import DivergedError, Epoch, TrainingState
 from study import trial
 from study.config import TrialConfig
+
+CONFIG = TrialConfig().with_fields(
+    {"data.name": "digits", "model.width": 0.1, "training.epochs": 4, "evaluation.every": 2}
+)
 
 
 @pytest.fixture
@@ -41,10 +47,7 @@ def evaluated(monkeypatch):
 def test_the_last_validation_has_what_is_maximised_and_nothing_else_that_costs_much(
     evaluated, objectives, last
 ):
-    config = TrialConfig().with_fields(
-        {"data.name": "digits", "model.width": 0.1, "training.epochs": 4, "evaluation.every": 2}
-    )
-    epochs = list(trial.run_trial(config, objectives=objectives))
+    epochs = list(trial.run_trial(CONFIG, objectives=objectives))
     assert [sorted(epoch.scores) for epoch in epochs] == [
         ["train"],
         ["train", "validation"],
@@ -56,3 +59,19 @@ def test_the_last_validation_has_what_is_maximised_and_nothing_else_that_costs_m
         (4, "validation"): last,
         (4, "test"): {"likelihood", "quality"},
     }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_metric_that_is_not_finite_is_divergence(evaluated, monkeypatch, value):
+    monkeypatch.setattr(trial, "evaluate", lambda *_: [Score("recall", value, None, 1)])
+    with pytest.raises(DivergedError, match=rf"^recall is {value} on the validation split$"):
+        list(trial.run_trial(CONFIG))
+
+
+def test_latents_that_are_not_finite_are_divergence(evaluated, monkeypatch):
+    def evaluate(*_):
+        raise FloatingPointError("style means of text are not finite")
+
+    monkeypatch.setattr(trial, "evaluate", evaluate)
+    with pytest.raises(DivergedError, match="style means of text are not finite"):
+        list(trial.run_trial(CONFIG))
