@@ -30,7 +30,8 @@ SMALL = (
 def environment(tmp_path_factory):
     """A cache that the studies share."""
     cache = os.environ.get("MMJSD_CACHE", str(tmp_path_factory.mktemp("cache")))
-    return {**os.environ, "MMJSD_CACHE": cache, "RAY_AUTH_MODE": "disabled"}
+    patient = {"OMP_WAIT_POLICY": "PASSIVE"}  # or threads that wait for others take a busy machine's time
+    return {**os.environ, **patient, "MMJSD_CACHE": cache, "RAY_AUTH_MODE": "disabled"}
 
 
 @pytest.fixture
