@@ -85,15 +85,15 @@ def drive(options: Sequence[str]) -> int:
     return run(options)
 
 
-def played(trial: object, device: object, report: object) -> str:
+def played(trials: object, device: object, report: object) -> None:
     """Takes the place of `study.record.record` in the processes of trials."""
     from study import record
 
-    record.run_trial = run_nothing
-    return record.record(trial, device, report)
+    record.run_pack = run_nothing
+    record.record(trials, device, report)
 
 
-def run_nothing(config: object, *_: object) -> Iterator[object]:
+def run_nothing(configs: Sequence[object], *_: object) -> Iterator[list[object]]:
     """One epoch that takes no time; the objective is the least of the weights, three times."""
     import torch
 
@@ -102,7 +102,7 @@ def run_nothing(config: object, *_: object) -> Iterator[object]:
 
     scores = {
         "train": [Score("loss", 1.0, None, 1)],
-        "validation": [Score("mean_coherence", 3 * min(config.objective.weights), None, 1, "product")],
+        "validation": [Score("mean_coherence", 3 * min(configs[0].objective.weights), None, 1, "product")],
     }
 
     def save(folder: Path, notes: object) -> Path:
@@ -111,7 +111,7 @@ def run_nothing(config: object, *_: object) -> Iterator[object]:
         (target / "epoch.json").write_text(json.dumps({"epoch": 1, "notes": notes}), encoding="utf-8")
         return target
 
-    yield Measurement(1, scores, torch.ones(1), 0.01, 0.01, 1, save, dict)
+    yield [Measurement(1, scores, torch.ones(1), 0.01, 0.01, 1, save, dict)]
 
 
 if __name__ == "__main__":

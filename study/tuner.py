@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -77,7 +79,7 @@ def run_study(study: Study) -> Outcome:
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=_Scheduler(search),
+                    scheduler=_Scheduler(search, searcher),
                     metric=metric,
                     mode="max",
                     num_samples=-1,
@@ -188,6 +190,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self._started_at: dict[str, float] = {}
         self._ends_at = time.monotonic() + search.study.budget_s
         self._is_spent = False
+        self.raised: dict[str, str] = {}
+        """What a trial's process raised last, by Ray's name of the trial; nothing of one that vanished."""
+
         self.disk_is_full = False
         """Whether a trial could not write; no further one starts, and none of those that run has ended."""
 
@@ -218,11 +223,13 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         """
         del self._started_at[trial_id]
         self.disk_is_full |= _DISK_IS_FULL in (result or {})
+        reason = self.raised.pop(
+            trial_id, f"its process vanished {MAX_CRASHES + 1} times; memory may be short"
+        )
         for trial in self._running.pop(trial_id):
             row = store.read_trial(trial.out, trial.trial_id)
             if row is None and error:
-                crashes = f"the trial's process vanished {MAX_CRASHES + 1} times; memory may be short"
-                record_end(trial, "FAILED", crashes)
+                record_end(trial, "FAILED", reason)
             elif row is None and self._search.is_stopped(trial):
                 record_end(trial, "STOPPED")
             elif row is None:
@@ -242,9 +249,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     """Asks the study's search, after each evaluation, whether to stop the trial."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, searcher: _StudySearcher) -> None:
         super().__init__()
-        self._search = search
+        self._search, self._searcher = search, searcher
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -256,6 +263,13 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
             if value is not None
         ]
         return str(self.STOP if any(stops) else self.CONTINUE)
+
+    def on_trial_error(self, _: Any, trial: Any) -> None:
+        """Keep what Ray will not tell the searcher: which error it was."""
+        file = Path(trial.pickled_error_file)
+        error = pickle.loads(file.read_bytes()) if file.exists() else None
+        if isinstance(error, RayTaskError):
+            self._searcher.raised[trial.trial_id] = str(error)
 
 
 class _Follow(tune.Callback):  # type: ignore[misc]

@@ -34,7 +34,7 @@ def strike():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def plant(trial):
+def plant():
     """Make this process, which trains the study's second trial, meet the fault in its second epoch."""
     from mmjsd import train
     from study import record, store
@@ -68,7 +68,7 @@ def plant(trial):
         record._Recorder.close = closed
 
 
-def faulty_record(trial, device, report):
+def faulty_record(trials, device, report):
     from study.record import record
 
     def reported(values):
@@ -76,29 +76,28 @@ def faulty_record(trial, device, report):
         if PLACE == "between" and values["epoch"] == 2:
             strike()
 
-    if PLACE == "start" or any((trial.out / "results" / "trials").glob("*.parquet")):
-        plant(trial)
-        return record(trial, device, reported)
-    return record(trial, device, report)
+    if PLACE == "start" or any((trials[0].out / "results" / "trials").glob("*.parquet")):
+        plant()
+        record(trials, device, reported)
+    else:
+        record(trials, device, report)
 
 
-def faulty_train_on_workers(trial, workers, gpus_per_worker):
+def faulty_train_on_workers(trials, workers, gpus_per_worker):
     from study import worker
 
     def train(config):
         import ray.train
-
-        record = worker.record
 
         def reported(values):
             ray.train.report(values)
             if values["epoch"] == 2 and ray.train.get_context().get_world_rank() == 1:
                 strike()
 
-        record(config["trial"], worker.get_device(), reported)
+        worker.record(config["trials"], worker.get_device(), reported)
 
     worker._train = train
-    worker.train_on_workers(trial, workers, gpus_per_worker)
+    worker.train_on_workers(trials, workers, gpus_per_worker)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,14 @@ DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 def played(trouble, metric="mean_coherence"):
     """A trial of two epochs; the first replicate meets its trouble in the second."""
 
-    def run_trial(config, resume, device, objectives):
+    def run_pack(configs, resumes, device, objectives):
         for epoch in (1, 2):
+            if epoch == 2 and isinstance(trouble, DivergedError):
+                yield [trouble]
+                return
             if epoch == 2 and isinstance(trouble, Exception):
                 raise trouble
-            yield Measurement(
+            shown = Measurement(
                 epoch=epoch,
                 scores={
                     "train": [Score("loss", 3.0, None, 9)],
@@ -36,8 +39,9 @@ def played(trouble, metric="mean_coherence"):
                 save=lambda folder, notes: folder.mkdir(parents=True, exist_ok=True),
                 draw=dict,
             )
+            yield [shown]
 
-    return run_trial
+    return run_pack
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def played(trouble, metric="mean_coherence"):
         (
             "unmeasured",
             "FAILED",
-            "validation after the last epoch lacks mean_coherence, which the study maximises",
+            "the last epoch's validation lacks mean_coherence, which the study maximises",
         ),
     ],
 )
@@ -68,9 +72,9 @@ def test_has_its_state_the_sampler_hears_of_it_and_the_report_says_why(
     search = Search(study(tmp_path, sampler="random", trials=2, replicates=1))
     reports = []
     for metric, problem in (("recall" if trouble == "unmeasured" else "mean_coherence", trouble), ("", None)):
-        monkeypatch.setattr(record, "run_trial", played(problem, metric or "mean_coherence"))
+        monkeypatch.setattr(record, "run_pack", played(problem, metric or "mean_coherence"))
         trial = search.next()
-        record.record(trial, "cpu", reports.append)
+        record.record([trial], "cpu", reports.append)
         search.ended(trial)
     rows = store.ended_trials(tmp_path)
     assert sorted(row["state"] for row in rows) == sorted(["COMPLETE", state])
@@ -87,9 +91,9 @@ def test_has_its_state_the_sampler_hears_of_it_and_the_report_says_why(
 
 def test_that_finds_the_disk_full_has_not_ended(tmp_path, monkeypatch):
     search = Search(study(tmp_path, trials=1, replicates=1))
-    monkeypatch.setattr(record, "run_trial", played(DISK_FULL))
+    monkeypatch.setattr(record, "run_pack", played(DISK_FULL))
     with pytest.raises(OSError, match="No space left"):
-        record.record(search.next(), "cpu", lambda values: None)
+        record.record([search.next()], "cpu", lambda values: None)
     assert store.ended_trials(tmp_path) == []
     assert search.num_missing == 1
 
