@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from analysis.report import main as report
+from mmjsd.config import ModelConfig
+from mmjsd.data import DATASETS
 from mmjsd.metrics import Score
-from mmjsd.train import DivergedError
+from mmjsd.model import MultimodalVae
+from mmjsd.train import DivergedError, TrainingState, save_checkpoint
 from study import record, store
 from study.search import Search
 from study.trial import Measurement
@@ -96,6 +99,38 @@ def test_that_finds_the_disk_full_has_not_ended(tmp_path, monkeypatch):
         record.record([search.next()], "cpu", lambda values: None)
     assert store.ended_trials(tmp_path) == []
     assert search.num_missing == 1
+
+
+@pytest.mark.parametrize("damage", ["none", "checkpoint", "notes", "measurements", "epoch"])
+def test_goes_on_from_its_checkpoint_unless_that_or_what_it_measured_is_damaged(
+    tmp_path, monkeypatch, damage
+):
+    trial = Search(study(tmp_path, trials=1, replicates=1)).next()
+    model = MultimodalVae(DATASETS["digits"].modalities, ModelConfig(width=0.1), trial.config.objective)
+    columns = ("study", "trial_id", "config_hash", "replicate")
+    known = {name: value for name, value in record.identity(trial).items() if name in columns}
+    score = {**vars(Score("loss", 3.0, None, 9)), "split": "train"}
+    epochs = (1, 2) if damage != "epoch" else (2,)
+    store.write_measurements(tmp_path, trial.trial_id, [{**known, **score, "epoch": each} for each in epochs])
+    path = save_checkpoint(model, TrainingState(2, {}), trial.checkpoints, {"epoch": 2, "wall_s": 4.0})
+    files = {
+        "checkpoint": path / "model.safetensors",
+        "notes": path / "epoch.json",
+        "measurements": tmp_path / "results" / "measurements" / f"{trial.trial_id}.parquet",
+    }
+    if damage in files:
+        files[damage].write_bytes(files[damage].read_bytes()[:-9])
+    asked = []
+
+    def run_pack(configs, resumes, device, objectives):
+        asked.extend(resumes)
+        return iter(())
+
+    monkeypatch.setattr(record, "run_pack", run_pack)
+    record.record([trial], "cpu", lambda values: None)
+    assert asked == [path if damage == "none" else None]
+    row = store.read_trial(tmp_path, trial.trial_id)
+    assert row["epochs"] == (2 if damage == "none" else 0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What the command line makes of its options, what it refuses, and what it leaves in the study's folder."""
 
+import errno
 import json
 import os
 import re
@@ -534,6 +535,11 @@ def test_refuses_a_damaged_study_file(capsys, text):
         ({"missing": 3}, 130, "interrupted; the same command with --resume goes on"),
         ({"error": KeyboardInterrupt()}, 130, "interrupted"),
         ({"error": ClusterError("the cluster has no room")}, 2, "error: the cluster has no room"),
+        (
+            {"error": OSError(errno.ENOSPC, "No space left on device", "runs/smoke")},
+            1,
+            "error: no space left for runs/smoke; free some, and the same command with --resume goes on",
+        ),
         ({"error": ConnectionError("no Ray\nat auto")}, 2, "error: no Ray at auto"),
     ],
 )

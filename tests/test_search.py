@@ -237,6 +237,16 @@ def test_a_lost_journal_costs_no_finished_trial(tmp_path):
     assert len({trial.trial_id for trial in (*whole, *rest)}) == len(whole) + len(rest) == 12
 
 
+def test_what_was_measured_of_a_trial_and_deleted_is_trained_again(tmp_path):
+    served = run(Search(study(tmp_path, LINE, "random")))
+    (tmp_path / "results" / "measurements" / f"{served[3].trial_id}.parquet").unlink()
+    again = Search(study(tmp_path, LINE, "random"))
+    assert again.num_missing == 1
+    assert [trial.trial_id for trial in run(again)] == [served[3].trial_id]
+    assert len(optuna_trials(tmp_path)) == 6
+    assert Search(study(tmp_path, LINE, "random")).num_missing == 0
+
+
 def test_a_trial_travels_with_its_seeded_config(tmp_path):
     trial = Search(study(tmp_path)).next()
     expected = TrialConfig().with_fields(trial.params).for_replicate(3, 0)

@@ -28,6 +28,7 @@ def searcher(**changes):
     study = {
         "objectives": ("mean_coherence",),
         "workers": 2,
+        "pack": 1,
         "budget_s": math.inf,
         "budget_device_s": math.inf,
     }
@@ -39,18 +40,18 @@ def searcher(**changes):
         ended=lambda trial: None,
     )
 
-    def serve():
+    def serve(size):
         search.served += 1
-        return SimpleNamespace(number=search.served)
+        return [SimpleNamespace(number=search.served)]
 
-    search.next = serve
+    search.next_pack = serve
     return tuner._StudySearcher(search), search
 
 
 def test_no_trial_starts_after_the_time(clock):
     made, search = searcher(budget_s=10.0)
     clock.now = 9.9
-    assert made.suggest("a")["trial"].number == 1
+    assert made.suggest("a")["trials"][0].number == 1
     clock.now = 10.0
     assert made.suggest("b") == Searcher.FINISHED
     assert (made.budget_is_spent, search.served) == (True, 1)
@@ -59,9 +60,9 @@ def test_no_trial_starts_after_the_time(clock):
 def test_no_trial_starts_once_ended_and_running_trials_have_taken_the_device_seconds(clock):
     made, search = searcher(budget_device_s=100.0)
     search.device_s = 60.0  # of earlier sessions
-    assert made.suggest("a")["trial"].number == 1
+    assert made.suggest("a")["trials"][0].number == 1
     clock.now = 15.0  # two workers
-    assert made.suggest("b")["trial"].number == 2
+    assert made.suggest("b")["trials"][0].number == 2
     clock.now = 17.5  # 60 + 2 x 17.5 + 2 x 2.5
     assert made.suggest("c") == Searcher.FINISHED
     clock.now, search.device_s = 0.0, 0.0  # ended sooner than they looked
@@ -70,8 +71,40 @@ def test_no_trial_starts_once_ended_and_running_trials_have_taken_the_device_sec
 
 def test_waits_while_a_confirmation_may_follow(clock):
     made, search = searcher()
-    search.next = lambda: None
+    search.next_pack = lambda size: []
     search.is_waiting = True
     assert made.suggest("a") is None
     search.is_waiting = False
     assert made.suggest("a") == Searcher.FINISHED
+
+
+def test_no_trial_starts_once_one_found_the_disk_full(clock, tmp_path):
+    made, _ = searcher()
+    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    made._search.next_pack = lambda size: [trial]
+    assert made.suggest("a") == {"trials": [trial]}
+    made._search.is_stopped = lambda trial: False
+    made.on_trial_complete("a", {"disk_is_full": True})
+    assert made.disk_is_full
+    assert made.suggest("b") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        ({"a": "KeyError: 'x'"}, "KeyError: 'x'"),
+        ({}, "its process vanished 3 times; memory may be short"),
+    ],
+)
+def test_a_trial_that_could_not_say_why_it_failed_has_its_reason(
+    clock, tmp_path, monkeypatch, raised, reason
+):
+    made, _ = searcher()
+    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    made._search.next_pack = lambda size: [trial]
+    made.suggest("a")
+    made.raised |= raised
+    ends = []
+    monkeypatch.setattr(tuner, "record_end", lambda *end: ends.append(end))
+    made.on_trial_complete("a", error=True)
+    assert ends == [(trial, "FAILED", reason)]
