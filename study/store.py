@@ -214,8 +214,11 @@ def compact(out: Path) -> None:
     """Put the measurements of all trials that will not be trained again into one file.
 
     The file appears whole before the trials' own are removed; a reader prefers these where it finds both.
+    What a killed process was writing is removed too, so nobody else may be at work on the study.
     """
     folder = Path(out) / "results" / "measurements"
+    for unfinished in folder.parent.glob("*/.*.parquet.*"):
+        unfinished.unlink()
     ended = {row["trial_id"] for row in ended_trials(out) if row["state"] in ("COMPLETE", "STOPPED")}
     parts = [path for path in sorted(folder.glob("*.parquet")) if path.stem in ended]
     if not parts:

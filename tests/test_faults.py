@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 import optuna
 import psutil
@@ -39,13 +40,13 @@ def start(environment):
     """Starts studies, with a fault or without, in sessions of their own; ends those that a test leaves."""
     started = []
 
-    def begin(out, *options, fault=(), size=SMALL):
-        module = [] if fault else ["study/run.py"]
-        if fault:
-            module = ["-m", "tests.faulty", *map(str, fault)]
-        command = [sys.executable, *module, "--out", str(out), *size, *options]
+    def begin(out, *options, fault=(), variables=MappingProxyType({})):
+        program = ["-m", "tests.faulty", *map(str, fault)] if fault else ["study/run.py"]
+        command = [sys.executable, *program, "--out", str(out), *SMALL, *options]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **output)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**environment, **variables}, start_new_session=True, **output
+        )
         started.append(process)
         return process
 
@@ -116,8 +117,7 @@ def assert_whole(out, undisturbed):
     assert [row["state"] for row in trials(out).values()] == ["COMPLETE"] * 2
     assert measurements(out) == undisturbed
     assert told(out) == ["COMPLETE"]
-    leftovers = [path for path in (out / "results").rglob(".*") if "snapshot" not in path.name]
-    assert not [path for path in leftovers if path.name.endswith(".parquet")]
+    assert sorted(path.name for path in (out / "results" / "measurements").iterdir()) == ["compacted.parquet"]
 
 
 @pytest.fixture
@@ -176,6 +176,17 @@ def test_each_time_is_given_up_and_the_study_ends(run, tmp_path):
     states = {row["state"]: row["error"] for row in trials(out).values()}
     assert set(states) == {"COMPLETE", "FAILED"}
     assert states["FAILED"] == "its process vanished 3 times; memory may be short"
+    assert told(out) == ["FAIL"]
+
+
+def test_for_want_of_memory_is_told_so(run, tmp_path):
+    stingy = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "250"}
+    out = tmp_path / "study"
+    code, said = run(out, "--replicates", "1", variables=stingy)  # Ray kills what trains, whatever it needs
+    assert code == 1, said
+    assert "Traceback" not in said
+    (row,) = trials(out).values()
+    assert (row["state"], row["error"]) == ("FAILED", "its process vanished 3 times; memory may be short")
     assert told(out) == ["FAIL"]
 
 

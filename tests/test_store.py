@@ -224,6 +224,7 @@ def written(out, states):
 def test_measurements_of_ended_trials_are_compacted_and_read_as_before(tmp_path):
     folder = written(tmp_path, ["COMPLETE", "FAILED", "STOPPED", "DIVERGED", ""])
     rows = store.read(tmp_path).measurements.to_pylist()
+    (folder / ".t0-r0.parquet.123").write_bytes(b"PAR1")  # as a process that was killed leaves it
     store.compact(tmp_path)
     left = {"compacted.parquet", "t1-r0.parquet", "t3-r0.parquet", "t4-r0.parquet"}
     assert {path.name for path in folder.iterdir()} == left
