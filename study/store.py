@@ -204,9 +204,9 @@ def measured_trials(out: Path) -> set[str]:
     folder = Path(out) / "results" / "measurements"
     names = set()
     for path in folder.glob("*.parquet"):
-        with _named(path):
-            file = pq.ParquetFile(path)
-            names |= {path.stem} if path.name != _COMPACTED else set(file.read(["trial_id"])[0].to_pylist())
+        with _named(path), pq.ParquetFile(path) as file:
+            whole = path.name == _COMPACTED
+            names |= set(file.read(["trial_id"])[0].unique().to_pylist()) if whole else {path.stem}
     return names
 
 

@@ -266,8 +266,8 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, _: Any, trial: Any) -> None:
         """Keep what Ray will not tell the searcher: which error it was."""
-        file = Path(trial.pickled_error_file)
-        error = pickle.loads(file.read_bytes()) if file.exists() else None
+        file = trial.pickled_error_file
+        error = pickle.loads(Path(file).read_bytes()) if file else None
         if isinstance(error, RayTaskError):
             self._searcher.raised[trial.trial_id] = str(error)
 

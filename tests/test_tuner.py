@@ -1,9 +1,11 @@
 """The tuner decides, without starting Ray: when a budget is spent, and whether there is anything to await."""
 
 import math
+import pickle
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher
 
 from study import tuner
@@ -108,3 +110,16 @@ def test_a_trial_that_could_not_say_why_it_failed_has_its_reason(
     monkeypatch.setattr(tuner, "record_end", lambda *end: ends.append(end))
     made.on_trial_complete("a", error=True)
     assert ends == [(trial, "FAILED", reason)]
+
+
+def test_what_a_process_raised_is_kept_for_the_tables(clock, tmp_path):
+    made, search = searcher()
+    scheduler = tuner._Scheduler(search, made)
+    file = tmp_path / "error.pkl"
+    file.write_bytes(pickle.dumps(RayTaskError("train", "Traceback ...\nKeyError: 'x'", KeyError("x"))))
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id="a", pickled_error_file=str(file)))
+    file.write_bytes(pickle.dumps(OutOfMemoryError("gone")))
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id="b", pickled_error_file=str(file)))
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id="c", pickled_error_file=None))
+    assert list(made.raised) == ["a"]
+    assert "KeyError: 'x'" in made.raised["a"]
