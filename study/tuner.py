@@ -114,6 +114,7 @@ def _join_or_start(study: Study) -> bool:
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every epoch is evaluated
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the display takes the place of Ray's own
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # and names a trial that fails, with its reason
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():

@@ -169,7 +169,7 @@ def test_goes_on_in_a_new_process(run, tmp_path, undisturbed, place):
 
 def test_each_time_is_given_up_and_the_study_ends(run, tmp_path):
     out = tmp_path / "study"
-    code, said = run(out, fault=("between", "always", tmp_path / "flag"))
+    code, said = run(out, fault=("checkpoint", "always", tmp_path / "flag"))
     assert code == 1
     assert "the same command with --resume --retry failed tries the failed ones again" in said
     assert "Traceback" not in said
