@@ -71,7 +71,7 @@ def main() -> None:
             train_s[size] += time.process_time() - begin
         begin = time.process_time()
         profile.enable()
-        metrics.evaluate(evaluated, train, train, classifiers, EVALUATION, final=True)
+        metrics.evaluate(evaluated, train, train, classifiers, EVALUATION, ("likelihood", "quality"))
         profile.disable()
         evaluate_s += time.process_time() - begin
     evaluate_s /= arguments.rounds

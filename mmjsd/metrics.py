@@ -1,9 +1,9 @@
 """What a trained model is worth: terms of the bound, and for every subset what it tells and generates."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,10 @@ _CHUNK = 250
 _PAIRS_SEED, _DRAWS_SEED = 1, 2
 _RELEASED_MODALITIES = 3
 """As many as the code of the paper's authors is for; its own formulas are named `..._as_released`."""
+
+
+Extra = Literal["likelihood", "quality"]
+"""Metrics that an evaluation has on request alone."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ def evaluate(
     train: Pairs,
     classifiers: Mapping[str, Classifier],
     evaluation: EvaluationConfig,
-    final: bool = False,
+    extras: Collection[Extra] = (),
     inception: Inception | None = None,
     attributes: Sequence[str] = (),
 ) -> list[Score]:
@@ -199,8 +203,8 @@ def evaluate(
     conditional generations. Base rate: the share of samples that have an attribute, which is what scores
     that know nothing of it reach. Left out is an attribute that all samples or none have.
 
-    A final evaluation adds what costs more: log-likelihood by `evaluation.importance_samples` draws
-    (`mmjsd.likelihood`), and precision, recall and Fréchet distance of the same generated images
+    The extras cost more and change no other number: log-likelihood by `evaluation.importance_samples` draws
+    (`mmjsd.likelihood`), and as quality precision, recall and Fréchet distance of the same generated images
     (`mmjsd.quality`) by the features of `inception`, or without it of their modality's classifier.
 
     Under torch.distributed each worker takes its rows, and all workers return the same scores.
@@ -216,7 +220,7 @@ def evaluate(
     truth = _Truth(pairs.labels, _judged(attributes, pairs.labels, probe_pairs.labels))
     scores = [*_bound_scores(model, found, generator)]  # how many numbers it draws depends on the objective
     generator.manual_seed(_DRAWS_SEED)
-    images = tuple(spec.name for spec in model.specs if spec.kind == "image" and final)
+    images = tuple(spec.name for spec in model.specs if spec.kind == "image" and "quality" in extras)
     judges = _Judges(classifiers, inception, images)
     evaluated = representations(model.modalities, evaluation.subsets_per_size)
     if truth.attributes:
@@ -225,7 +229,7 @@ def evaluate(
         *_probe_scores(model, evaluated, found, seen, truth, generator),
         *_sample_scores(model, evaluated, found, judges, truth, generator),
     ]
-    if final and evaluation.importance_samples:
+    if "likelihood" in extras and evaluation.importance_samples:
         scores += _likelihood_scores(model, evaluated, found, evaluation.importance_samples, generator)
     return scores
 
@@ -331,7 +335,7 @@ def _sample_scores(
     truth: _Truth,
     generator: torch.Generator,
 ) -> Iterator[Score]:
-    """Coherence or average precision of what is generated and, in a final evaluation, its quality."""
+    """Coherence or average precision of what is generated and, where images are to be judged, its quality."""
     metric = "average_precision" if truth.attributes else "coherence"
     real = {}
     if judges.images:

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -310,18 +311,30 @@ def load_checkpoint(path: Path) -> tuple[MultimodalVae, TrainingState]:
         ValueError: if the checkpoint is damaged; the sentence names the file.
     """
     model = load(path)
-    try:
+    with _named(path):
         tensors = load_file(path / _STATE_FILE)
         epoch = int(json.loads((path / _EPOCH_FILE).read_text())["epoch"])
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is a damaged checkpoint ({error}); delete it to train anew") from error
     return model, TrainingState(epoch, tensors)
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """The notes that a checkpoint was saved with."""
-    notes: dict[str, Any] = json.loads((path / _EPOCH_FILE).read_text())["notes"]
+    """The notes that a checkpoint was saved with.
+
+    Raises:
+        ValueError: if they are damaged; the sentence names the checkpoint.
+    """
+    with _named(path):
+        notes: dict[str, Any] = json.loads((path / _EPOCH_FILE).read_text())["notes"]
     return notes
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Says of a checkpoint that cannot be read which one it is."""
+    try:
+        yield
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} is a damaged checkpoint ({error}); delete it to train anew") from error
 
 
 def _restore(

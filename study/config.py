@@ -193,6 +193,12 @@ def objective_curve(rows: Iterable[Mapping[str, Any]], metric: str) -> dict[int,
     return {epoch: row["value"] for epoch, row in found.items()}
 
 
+def curve_name(row: Mapping[str, Any]) -> str:
+    """What a row of the table `measurements` is called where its values over the epochs are drawn."""
+    parts = (row[name] for name in ("split", "metric", "posterior", "given", "target"))
+    return "/".join(part for part in parts if part)
+
+
 class ClusterError(ValueError):
     """A Ray cluster that cannot carry the study out; the message says what it lacks."""
 
@@ -202,6 +208,7 @@ Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "nsga2", "cmaes"]
 Scheduler = Literal["none", "asha", "median"]
 Phase = Literal["search", "confirm"]
 Retry = Literal["failed", "diverged"]
+Logger = Literal["mlflow", "wandb"]
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "laptop": {
@@ -262,8 +269,9 @@ class StudyConfig:
     """Trainings of each config, each with its own seed."""
 
     objectives: tuple[Objective, ...] = ("mean_coherence",)
-    """What is maximised, on validation. Several give a Pareto study: all count alike, the first ranks. Where
-    samples have attributes and no class it is mean_average_precision."""
+    """What is maximised, on validation. Several, between spaces or commas, give a Pareto study: all count
+    alike, the first ranks. coherence is short for mean_coherence. Where samples have attributes and no class
+    it is mean_average_precision."""
 
     confirm: int = 0
     """After the search: train so many of its best configs and the base config with fresh seeds, and judge
@@ -302,6 +310,9 @@ class StudyConfig:
     storage: str | None = None
     """Database in which Optuna keeps the study, such as sqlite:///study.db or
     postgresql+psycopg://user:password@host/database. None: a journal in --out."""
+
+    loggers: tuple[Logger, ...] = ()
+    """Where the study is shown too, besides TensorBoard: MLflow, Weights & Biases."""
 
     keep_checkpoints: int = 20
     """So many of the best trials keep their checkpoint, with the model; running and failed trials do too."""
@@ -405,6 +416,7 @@ class Study:
     storage: str | None = field(repr=False)
     """URL of Optuna's database, with credentials; none: a journal in `out`."""
 
+    loggers: tuple[Logger, ...]
     keep_checkpoints: int
     """Of ended trials, the best."""
 

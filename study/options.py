@@ -29,7 +29,7 @@ def parse_study(argv: Sequence[str]) -> StudyConfig:
     Raises:
         ValueError: with one sentence, for a value that cannot be.
     """
-    early, _ = _parse(_Early, argv, known=(), add_help=False, return_unknown_args=True)
+    early, _ = _parse(_Early, _split(argv), known=(), add_help=False, return_unknown_args=True)
     study: StudyConfig = early.study
     dataset = study.dataset or early.data_name
     require(
@@ -55,6 +55,7 @@ def parse(
     Raises:
         ValueError: with one sentence, for an option or a value that cannot be.
     """
+    argv = _split(argv)
     own = [_flag(each.name) for each in dataclasses.fields(StudyConfig)]
     known = (*own, *(_flag(path) for path in field_paths(base)))
     given = _values_by_flag(argv)
@@ -130,8 +131,9 @@ def _sentence(event: tyro_errors.ParseErrorEvent, argv: Sequence[str], known: Se
     if argument is None:
         return str(getattr(event, "message", event))
     flag = _flag(argument.lowered.name_or_flags[0])
-    values = " ".join(_values_by_flag(argv).get(flag, []))
+    words = _values_by_flag(argv).get(flag, [])
     choices = argument.lowered.choices
+    values = " ".join([word for word in words if word not in (choices or ())] or words)
     if choices:
         expected = f"one of {', '.join(sorted(set(choices) - {'None'}))}"
     else:
@@ -139,6 +141,30 @@ def _sentence(event: tyro_errors.ParseErrorEvent, argv: Sequence[str], known: Se
     if not values:
         return f"{flag} needs a value: {expected}"
     return f"{flag} cannot be {values!r}; expected {expected}"
+
+
+_SHORT = {"coherence": "mean_coherence"}
+"""What may stand for a longer word after an option of several words."""
+
+
+def _split(argv: Sequence[str]) -> list[str]:
+    """The words, with what follows a study's option of several words split where commas are."""
+    several = {_flag(each.name) for each in dataclasses.fields(StudyConfig) if "tuple[" in str(each.type)}
+    words: list[str] = []
+    flag = ""
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            flag = _flag(name)
+        if flag not in several:
+            words.append(word)
+            continue
+        if word.startswith("--"):
+            words.append(name)
+        if equals or not word.startswith("--"):
+            parts = (value if equals else word).split(",")
+            words += [_SHORT.get(part, part) for part in parts if part]
+    return words
 
 
 def _flag(name: str) -> str:

@@ -1,5 +1,6 @@
 """Runs one trial and keeps everything it shows: Parquet, checkpoints, TensorBoard, pictures."""
 
+import errno
 import json
 import math
 import os
@@ -23,9 +24,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mmjsd.batches import Workers
 from mmjsd.metrics import Score
-from mmjsd.train import latest_checkpoint, read_notes
+from mmjsd.train import latest_checkpoint, load_checkpoint, read_notes
 from study import store
-from study.config import Objective, Phase, TrialConfig, objective_curve, trial_id
+from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, trial_id
 from study.trial import Measurement, run_pack
 
 
@@ -74,7 +75,8 @@ def record(
     Each epoch's numbers are safe before its checkpoint is, and a trial's row is written last: a
     process killed anywhere repeats at most the epoch it was in. Divergence, and whatever else
     trials alone in their process raise, becomes their state with the reason, so that one bad config
-    does not stop a study. Among several workers an error may be another's death: it is raised.
+    does not stop a study. Among several workers an error may be another's death: it is raised, as
+    is that of a full disk, which is no trial's fault.
 
     Args:
         trials: what to train; several must fit together, as replicates of one config do. Those whose
@@ -108,12 +110,18 @@ def _record_pack(recorders: Sequence["_Recorder"], report: Callable[[dict[str, A
             if going:
                 report(_shown(going))
         state, error = "COMPLETE", ""
-    except Exception:
-        if first.trial.workers > 1:
+    except Exception as failed:
+        if first.trial.workers > 1 or is_disk_full(failed):
             raise
         state, error = "FAILED", traceback.format_exc(limit=-8)
     for recorder in going:
-        recorder.close(state, error)
+        if state == "COMPLETE" and recorder.lacking:
+            lacking = ", ".join(recorder.lacking)
+            recorder.close(
+                "FAILED", f"the last epoch's validation lacks {lacking}, which the study maximises"
+            )
+        else:
+            recorder.close(state, error)
 
 
 def _shown(recorders: Sequence["_Recorder"]) -> dict[str, Any]:
@@ -128,6 +136,25 @@ def _shown(recorders: Sequence["_Recorder"]) -> dict[str, Any]:
     return {"epoch": epoch, "shown": {key: each.get(first) for key, each in values.items()}, **means}
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether something could not be written for want of space, in the words of whatever library."""
+    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _usable_checkpoint(trial: Trial) -> Path | None:
+    """The trial's last checkpoint; none, so that it starts anew, if that or what it measured is damaged."""
+    path = latest_checkpoint(trial.checkpoints)
+    if path is None:
+        return None
+    try:
+        _, state = load_checkpoint(path)
+        read_notes(path)
+        rows = store.read_measurements(trial.out, trial.trial_id)
+    except ValueError:
+        return None
+    return path if len({row["epoch"] for row in rows if row["epoch"] <= state.epoch}) == state.epoch else None
+
+
 class _Recorder:
     """The files of one trial; under several workers only the first writes."""
 
@@ -135,7 +162,7 @@ class _Recorder:
         self.trial, self.device = trial, torch.device(device)
         self.packed = packed  # trials that share the device's time
         self.leads = Workers.current().rank == 0
-        self.resume = latest_checkpoint(trial.checkpoints)
+        self.resume = _usable_checkpoint(trial)
         notes = read_notes(self.resume) if self.resume else {}
         self.epoch = int(notes.get("epoch", 0))
         self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
@@ -143,7 +170,7 @@ class _Recorder:
         self.earlier_s: float = notes.get("wall_s", 0.0)
         self.first_started_at = notes.get("started_at", time.time())
         self.started = time.perf_counter()
-        rows = store.read_measurements(trial.out, trial.trial_id) if self.leads else []
+        rows = store.read_measurements(trial.out, trial.trial_id) if self.leads and self.resume else []
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
         self.board: SummaryWriter | None = None
         if self.leads:
@@ -186,7 +213,7 @@ class _Recorder:
         assert self.board is not None
         self.board.close()
         row = {
-            **_identity(self.trial),
+            **identity(self.trial),
             "state": state,
             "error": error,
             "epochs": self.epoch,
@@ -211,15 +238,21 @@ class _Recorder:
         return {name: curve[epoch] for name, curve in curves.items() if epoch in curve}
 
     @property
+    def lacking(self) -> list[str]:
+        """The study's objectives that the last epoch lacks; the leader alone knows."""
+        found = self.objectives(self.epoch)
+        return [name for name in self.trial.objectives if self.leads and name not in found]
+
+    @property
     def wall_s(self) -> float:
         """Seconds that the trial has taken, over all its processes."""
         return self.earlier_s + time.perf_counter() - self.started
 
     def _row(self, split: str, score: Score) -> dict[str, Any]:
-        identity = _identity(self.trial)
+        known = identity(self.trial)
         keys = ("study", "trial_id", "config_hash", "replicate")
         return {
-            **{key: identity[key] for key in keys},
+            **{key: known[key] for key in keys},
             "epoch": self.epoch,
             "split": split,
             "metric": score.metric,
@@ -239,10 +272,8 @@ class _Recorder:
             self.board.add_scalar("loss/step", loss, first_step + step)
         for split, scores in measurement.scores.items():
             for score in (each for each in scores if not each.attribute):
-                parts = (split, score.metric, score.posterior, score.given, score.target)
-                self.board.add_scalar(
-                    "/".join(part for part in parts if part), score.value, measurement.epoch
-                )
+                name = curve_name({**vars(score), "split": split})
+                self.board.add_scalar(name, score.value, measurement.epoch)
         if "test" in measurement.scores:
             folder = self.trial.out / "samples" / self.trial.trial_id
             folder.mkdir(parents=True, exist_ok=True)
@@ -284,12 +315,12 @@ def _hparams(trial: Trial) -> Iterator[Any]:
 
 def record_end(trial: Trial, state: store.State, error: str = "") -> None:
     """The row of a trial that could not write one: it was stopped, or its process vanished."""
-    checkpoint = latest_checkpoint(trial.checkpoints)
+    checkpoint = _usable_checkpoint(trial)
     notes = read_notes(checkpoint) if checkpoint else {}
     now = datetime.now(UTC)
     wall_s, train_s = notes.get("wall_s", 0.0), notes.get("train_s", 0.0)
     row = {
-        **_identity(trial),
+        **identity(trial),
         "state": state,
         "error": error,
         "epochs": int(notes.get("epoch", 0)),
@@ -314,7 +345,8 @@ def _write_row(trial: Trial, row: Mapping[str, Any], values: Mapping[str, float]
     store.write_trial(trial.out, whole, trial.params, further)
 
 
-def _identity(trial: Trial) -> dict[str, Any]:
+def identity(trial: Trial) -> dict[str, Any]:
+    """The columns of the table `trials` that are known before a trial starts."""
     return {
         "study": trial.study,
         "space": trial.space,

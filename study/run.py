@@ -1,5 +1,6 @@
 """The command line of studies: python study/run.py --space subspaces, and --help for everything else."""
 
+import errno
 import json
 import logging
 import os
@@ -93,11 +94,23 @@ def main(argv: Sequence[str]) -> int:
             _require_reachable(study.address)
         if study.storage is not None:
             check_storage(study, is_new=request.stored is None)
+        if study.loggers:
+            from study.loggers import check_loggers  # here: it needs torch
+
+            check_loggers(study)
         with _claimed(study.out):
             _open_folder(study, values, request.stored)
             return _run(study)
     except ValueError as refused:
         return _refuse(refused)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" for {error.filename}" if error.filename else ""
+        sys.stderr.write(
+            f"error: no space left{place}; free some, and the same command with --resume goes on\n"
+        )
+        return 1
     except KeyboardInterrupt:
         return _note_interruption()
 
@@ -210,6 +223,7 @@ def plan(request: Request) -> Study:
         budget_s=seconds(options.budget) if options.budget else inf,
         budget_device_s=3600 * options.budget_device_hours if options.budget_device_hours else inf,
         storage=options.storage,
+        loggers=options.loggers,
         keep_checkpoints=options.keep_checkpoints,
         retry=options.retry,
         address=options.address,

@@ -92,6 +92,9 @@ class Search:
         for row in ended:
             self._checkpoints.ended(row, self._values(row))
         self._ended = {row["trial_id"]: row for row in ended if row["state"].lower() not in study.retry}
+        for name in self._ended.keys() - store.measured_trials(study.out):
+            if self._ended[name]["state"] in ("COMPLETE", "STOPPED"):  # a user deleted what was damaged
+                del self._ended[name]
         self._configs: dict[str, _Config] = {}
         self._running: dict[int, optuna.Trial] = {}
         """By number, those of which the sampler has yet to be told."""

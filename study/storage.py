@@ -1,7 +1,9 @@
 """Where Optuna keeps what the sampler knows: a journal in the study's folder, or a database by its URL."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -34,12 +36,27 @@ def open_storage(study: Study) -> BaseStorage:
     """The study's storage; a database gets Optuna's tables when it is first opened.
 
     Raises:
-        ValueError: with one sentence, without credentials, if the database cannot be used.
+        ValueError: with one sentence, without credentials, if the storage cannot be used.
     """
     if study.storage is None:
-        return JournalStorage(JournalFileBackend(str(study.out / "optuna.journal")))
+        return _open_journal(study.out / "optuna.journal")
     with _told(study.storage):
         return RDBStorage(study.storage)
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    """The journal, without an unfinished last line: Optuna would write on behind it and then read no more."""
+    if path.exists():
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and start the study again with --resume: "
+            "no result is lost, and the sampler begins anew"
+        ) from None
 
 
 def check_storage(study: Study, *, is_new: bool) -> None:

@@ -10,8 +10,8 @@ Once a folder holds very many files, reading it leaves a hidden snapshot beside 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -196,12 +196,30 @@ def read_measurements(out: Path, trial_id: str) -> list[dict[str, Any]]:
     return rows
 
 
+def measured_trials(out: Path) -> set[str]:
+    """The names of the trials of which there are measurements.
+
+    Raises:
+        StoreError: if a file of these is cut off.
+    """
+    folder = Path(out) / "results" / "measurements"
+    names = set()
+    for path in folder.glob("*.parquet"):
+        with _named(path), pq.ParquetFile(path) as file:
+            whole = path.name == _COMPACTED
+            names |= set(file.read(["trial_id"])[0].unique().to_pylist()) if whole else {path.stem}
+    return names
+
+
 def compact(out: Path) -> None:
     """Put the measurements of all trials that will not be trained again into one file.
 
     The file appears whole before the trials' own are removed; a reader prefers these where it finds both.
+    What a killed process was writing is removed too, so nobody else may be at work on the study.
     """
     folder = Path(out) / "results" / "measurements"
+    for unfinished in folder.parent.glob("*/.*.parquet.*"):
+        unfinished.unlink()
     ended = {row["trial_id"] for row in ended_trials(out) if row["state"] in ("COMPLETE", "STOPPED")}
     parts = [path for path in sorted(folder.glob("*.parquet")) if path.stem in ended]
     if not parts:
@@ -267,8 +285,12 @@ def _aligned(tables: Sequence[pa.Table]) -> list[pa.Table]:
 def _write(table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] = MappingProxyType({})) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table.replace_schema_metadata({**_METADATA, **metadata}), temporary)
-    os.replace(temporary, path)
+    try:
+        pq.write_table(table.replace_schema_metadata({**_METADATA, **metadata}), temporary)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # what fills a disk is not left on it
+        raise
 
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
@@ -312,19 +334,13 @@ def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
-    try:
+    with _named(path):
         content = pa.BufferReader(path.read_bytes())
         file = pq.ParquetFile(content)
         names = set(file.schema_arrow.names)
         if repeated := [name for name in _repeated(schema) if name in names]:
             file = pq.ParquetFile(content, metadata=file.metadata, read_dictionary=repeated)
         table = file.read(use_threads=False)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume"
-        ) from error
     version = (table.schema.metadata or {}).get(b"mmjsd.schema_version", b"").decode()
     if version and version != SCHEMA_VERSION:
         raise StoreError(
@@ -343,6 +359,20 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
             nulls = nulls.dictionary_encode()
         table = table.add_column(schema.get_field_index(field.name), field.name, nulls)
     return table
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Says of a file that cannot be read which one it is, and the way out."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume: "
+            "what it held is trained again"
+        ) from error
 
 
 def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -17,7 +17,7 @@ from mmjsd.classifiers import Classifier, load_classifiers
 from mmjsd.config import require
 from mmjsd.figures import draw_figures
 from mmjsd.inception import Inception, find_weights
-from mmjsd.metrics import Score, classifier_scores, evaluate
+from mmjsd.metrics import Extra, Score, classifier_scores, evaluate
 from mmjsd.model import MultimodalVae
 from mmjsd.pictures import Picture
 from mmjsd.train import (
@@ -161,8 +161,13 @@ def _measure(
     scores = {"train": [Score("loss", epoch.loss, None, epoch.num_samples)]}
     splits = {"validation"} if epoch.number % config.evaluation.every == 0 else set()
     for split in sorted({"validation", "test"} if epoch.number == last else splits):
-        late = epoch.number == last and not LATE_OBJECTIVES.isdisjoint(objectives)
-        scores[split] = _scores(model, material, split, config, final=late or split == "test")
+        is_late = epoch.number == last and not LATE_OBJECTIVES.isdisjoint(objectives)
+        extras: set[Extra] = set()
+        if is_late or split == "test":
+            extras.add("likelihood")
+        if split == "test":
+            extras.add("quality")
+        scores[split] = _scores(model, material, split, config, extras)
     if "test" in scores:
         scores["test"] += classifier_scores(material.classifiers)
     return Measurement(
@@ -178,9 +183,9 @@ def _measure(
 
 
 def _scores(
-    model: MultimodalVae, material: _Material, split: str, config: TrialConfig, *, final: bool
+    model: MultimodalVae, material: _Material, split: str, config: TrialConfig, extras: Collection[Extra]
 ) -> list[Score]:
-    by_inception = final and config.evaluation.features == "inception"
+    by_inception = "quality" in extras and config.evaluation.features == "inception"
     try:
         scores = evaluate(
             model,
@@ -188,7 +193,7 @@ def _scores(
             material.splits["train"],
             material.classifiers,
             config.evaluation,
-            final,
+            extras,
             _inception(config.data.dir, str(model.device)) if by_inception else None,
             material.data.spec.attributes,
         )

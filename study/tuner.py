@@ -1,21 +1,27 @@
 """Ray Tune drives a study: joins or starts Ray, gives each trial its resources, follows what happens."""
 
+import errno
 import logging
 import os
+import pickle
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from study import store
 from study.config import ClusterError, Study
 from study.display import Display
-from study.record import Trial, record, record_end
+from study.loggers import Loggers
+from study.record import Trial, is_disk_full, record, record_end
 from study.search import Search
 from study.worker import train_on_workers
 
@@ -28,6 +34,9 @@ CPU: drivers that did would keep their workers from starting, for ever."""
 
 MAX_CRASHES = 2
 """How often a trial whose process vanished is tried again, from its last checkpoint."""
+
+_DISK_IS_FULL = "disk_is_full"
+"""What a trial reports instead of an epoch when it could not write."""
 
 _EXCLUDED = [".venv", ".git", "runs", "*.npz", "**/__pycache__"]
 
@@ -64,12 +73,13 @@ def run_study(study: Study) -> Outcome:
                 {"CPU": 0, "memory": DRIVER_MEMORY},
             )
         metric = study.objectives[0]
-        with Display(study.name, search.num_missing, study.base.training.epochs, metric) as display:
+        display = Display(study.name, search.num_missing, study.base.training.epochs, metric)
+        with display, Loggers(study) as loggers:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=_Scheduler(search),
+                    scheduler=_Scheduler(search, searcher),
                     metric=metric,
                     mode="max",
                     num_samples=-1,
@@ -80,14 +90,20 @@ def run_study(study: Study) -> Outcome:
                     name="tune",
                     storage_path=str(study.out),
                     verbose=0,
-                    callbacks=[_Follow(display)],
+                    callbacks=[_Follow(display, loggers)],
                     failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
                 ),
             )
             tuner.fit()
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        searcher.disk_is_full = True
     finally:
         if started_here:
             ray.shutdown()
+    if searcher.disk_is_full:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(study.out))
     store.compact(study.out)
     return _outcome(study, search, searcher.budget_is_spent)
 
@@ -98,6 +114,7 @@ def _join_or_start(study: Study) -> bool:
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every epoch is evaluated
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the display takes the place of Ray's own
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # and names a trial that fails, with its reason
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
@@ -137,16 +154,29 @@ def _train_in_process(threads: int) -> Any:
         import torch
 
         torch.set_num_threads(threads)
-        record(config["trials"], "cpu", tune.report)
+        with _full_disk_told():
+            record(config["trials"], "cpu", tune.report)
 
     return train
 
 
 def _train_by_workers(workers: int, gpus_per_worker: float) -> Any:
     def train(config: dict[str, Any]) -> None:
-        train_on_workers(config["trials"], workers, gpus_per_worker)
+        with _full_disk_told():
+            train_on_workers(config["trials"], workers, gpus_per_worker)
 
     return train
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Ends a trial that found no space to write, without a row, and lets the driver know why."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        tune.report({_DISK_IS_FULL: True})
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
@@ -161,6 +191,11 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self._started_at: dict[str, float] = {}
         self._ends_at = time.monotonic() + search.study.budget_s
         self._is_spent = False
+        self.raised: dict[str, str] = {}
+        """What a trial's process raised last, by Ray's name of the trial; nothing of one that vanished."""
+
+        self.disk_is_full = False
+        """Whether a trial could not write; no further one starts, and none of those that run has ended."""
 
     @property
     def budget_is_spent(self) -> bool:
@@ -172,24 +207,30 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         return self._is_spent
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        trials = [] if self.budget_is_spent else self._search.next_pack(self._search.study.pack)
+        must_end = self.budget_is_spent or self.disk_is_full
+        trials = [] if must_end else self._search.next_pack(self._search.study.pack)
         if not trials:
-            return None if self._search.is_waiting and not self.budget_is_spent else str(Searcher.FINISHED)
+            return None if self._search.is_waiting and not must_end else str(Searcher.FINISHED)
         self._running[trial_id] = trials
         self._started_at[trial_id] = time.monotonic()
         return {"trials": trials}
 
-    def on_trial_complete(self, trial_id: str, error: bool = False, **_: Any) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False, **_: Any
+    ) -> None:
         """The tables say what became of a pack's trials, unless they were stopped or their process vanished.
 
         One of which they hold nothing otherwise was interrupted by the user, and goes on another time.
         """
         del self._started_at[trial_id]
+        self.disk_is_full |= _DISK_IS_FULL in (result or {})
+        reason = self.raised.pop(
+            trial_id, f"its process vanished {MAX_CRASHES + 1} times; memory may be short"
+        )
         for trial in self._running.pop(trial_id):
             row = store.read_trial(trial.out, trial.trial_id)
             if row is None and error:
-                crashes = f"the trial's process vanished {MAX_CRASHES + 1} times; memory may be short"
-                record_end(trial, "FAILED", crashes)
+                record_end(trial, "FAILED", reason)
             elif row is None and self._search.is_stopped(trial):
                 record_end(trial, "STOPPED")
             elif row is None:
@@ -209,9 +250,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     """Asks the study's search, after each evaluation, whether to stop the trial."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, searcher: _StudySearcher) -> None:
         super().__init__()
-        self._search = search
+        self._search, self._searcher = search, searcher
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -224,12 +265,19 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         ]
         return str(self.STOP if any(stops) else self.CONTINUE)
 
+    def on_trial_error(self, _: Any, trial: Any) -> None:
+        """Keep what Ray will not tell the searcher: which error it was."""
+        file = trial.pickled_error_file
+        error = pickle.loads(Path(file).read_bytes()) if file else None
+        if isinstance(error, RayTaskError):
+            self._searcher.raised[trial.trial_id] = str(error)
+
 
 class _Follow(tune.Callback):  # type: ignore[misc]
-    """Passes what happens on to the display, which Ray's snapshots leave out."""
+    """Passes what happens on to display and loggers, which Ray's snapshots leave out."""
 
-    def __init__(self, display: Display) -> None:
-        self._display = display
+    def __init__(self, display: Display, loggers: Loggers) -> None:
+        self._display, self._loggers = display, loggers
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -241,10 +289,12 @@ class _Follow(tune.Callback):  # type: ignore[misc]
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         for own, value in _shown(trial, result):
             self._display.progressed(own, result["epoch"], value)
+            self._loggers.progressed(own)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
         for own in trial.config["trials"]:
             self._display.ended(own)
+            self._loggers.ended(own)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         self.on_trial_complete(trial=trial)

@@ -7,7 +7,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from study import store
-from study.record import Trial, record, record_end
+from study.record import Trial, is_disk_full, record, record_end
 
 MAX_FAILURES = 2
 """How often lost workers are replaced; all go on from the trial's last checkpoint."""
@@ -40,6 +40,8 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float) 
     try:
         trainer.fit()
     except Exception as error:  # whatever the workers raised; the study goes on
+        if is_disk_full(error):
+            raise
         for trial in trials:
             if store.read_trial(trial.out, trial.trial_id) is None:
                 record_end(trial, "FAILED", f"{type(error).__name__}: {error}")

@@ -75,6 +75,7 @@ def offenders(importer: str, imported: str, allowed: str = "(?!)") -> list[str]:
         ("study", "search_spaces", r"study\.run>.*|study\.space>.*"),
         ("study", "ray", r"study\.(tuner|worker|run)>.*"),
         (".*", "pyarrow", r"study\.store>.*"),
+        (".*", "mlflow|wandb", r"study\.loggers>.*"),
         ("search_spaces", "torch|ray|analysis|cluster|benchmarks|tests", "(?!)"),
         ("search_spaces", "mmjsd|study", r".*>(study\.config|study\.space|mmjsd\.config)"),
         ("analysis", "torch|ray|mmjsd|search_spaces|cluster|benchmarks|tests", "(?!)"),

@@ -13,12 +13,13 @@ from mmjsd.batches import Pairs
 from mmjsd.classifiers import Classifier
 from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig, ObjectiveName
 from mmjsd.data import DATASETS, Examples, Modality
-from mmjsd.metrics import classifier_scores, evaluate, representations
+from mmjsd.metrics import Extra, classifier_scores, evaluate, representations
 from mmjsd.model import MultimodalVae
 from mmjsd.networks import NETWORKS
 
 CLASSES = 4
 NAMES = ("left", "middle", "right")
+ALL = get_args(Extra)
 
 
 ARGMAX = nn.Sequential(nn.Flatten(), nn.Identity())
@@ -95,10 +96,10 @@ class Summed:
         return images.flatten(1).sum(1, keepdim=True).repeat(1, 2)
 
 
-def _scores(vae, final=False, network=ARGMAX, inception=None, **changes):
+def _scores(vae, extras=(), network=ARGMAX, inception=None, **changes):
     classifiers = {name: Classifier(network, {"": (1.0, 0.0)}, 10) for name in vae.modalities}
     evaluation = EvaluationConfig(**{"num_samples": 600, "probe_samples": 200, **changes})
-    rows = evaluate(vae, *_splits(vae.modalities), classifiers, evaluation, final, inception)
+    rows = evaluate(vae, *_splits(vae.modalities), classifiers, evaluation, extras, inception)
     assert len({(row.metric, row.posterior, row.given, row.target) for row in rows}) == len(rows)
     return {(row.metric, row.posterior, row.given, row.target): row for row in rows}
 
@@ -126,7 +127,7 @@ def test_subsets_are_named_in_sorted_order():
 
 
 def test_some_subsets_of_each_size_are_measured_if_that_is_wanted(vae):
-    scores = _scores(vae, final=True, num_samples=50, subsets_per_size=1)
+    scores = _scores(vae, extras=ALL, num_samples=50, subsets_per_size=1)
     (pair,) = {given for _, _, given, _ in scores if given.count("+") == 1}
     for metric, targets in {"coherence": 3, "probe_accuracy": 1, "log_likelihood": 4, "recall": 3}.items():
         given = Counter(key[2] for key in scores if key[0] == metric if key[2])
@@ -228,7 +229,7 @@ def test_every_objective_is_measured_with_any_number_of_modalities(name, dataset
         s.name: Classifier(NETWORKS[s.name].classifier(10).eval(), {"": (1.0, 0.0)}, 10) for s in specs
     }
     evaluation = EvaluationConfig(num_samples=10, probe_samples=20, importance_samples=1)
-    scores = evaluate(made, pairs, pairs, classifiers, evaluation, final=count == 2)
+    scores = evaluate(made, pairs, pairs, classifiers, evaluation, extras=ALL if count == 2 else ())
     assert all(np.isfinite(score.value) for score in scores)
     found = Counter(score.metric for score in scores)
     representations = count + 2 * (2**count - 1 - count)
@@ -237,27 +238,26 @@ def test_every_objective_is_measured_with_any_number_of_modalities(name, dataset
     assert found["log_likelihood"] == (count + 1) * representations * (count == 2)
 
 
-# A final evaluation ...
+# An evaluation with its extras ...
 
 
-FINAL = {
-    "log_likelihood",
-    "log_likelihood_as_released",
-    "precision",
-    "precision_as_released",
-    "recall",
-    "frechet_distance",
+EXTRAS = {
+    "likelihood": {"log_likelihood", "log_likelihood_as_released"},
+    "quality": {"precision", "precision_as_released", "recall", "frechet_distance"},
 }
 
 
-def test_adds_metrics_and_changes_none(vae):
-    cheap, final = (_scores(vae, each, num_samples=50) for each in (False, True))
-    assert {key: final[key] for key in cheap} == cheap
-    assert {metric for metric, *_ in final.keys() - cheap.keys()} == FINAL
+@pytest.mark.parametrize("extras", [("likelihood",), ("quality",), ALL])
+def test_adds_the_metrics_that_were_asked_for_and_changes_none(vae, extras):
+    cheap, whole, all_extras = (_scores(vae, each, num_samples=50) for each in ((), extras, ALL))
+    assert whole == {key: all_extras[key] for key in whole}
+    assert {key: whole[key] for key in cheap} == cheap
+    added = {metric for metric, *_ in whole.keys() - cheap.keys()}
+    assert added == set.union(*(EXTRAS[each] for each in extras))
 
 
 def test_measures_the_likelihood_of_every_target_given_every_subset(vae):
-    scores = _scores(vae, final=True, num_samples=50)
+    scores = _scores(vae, extras=ALL, num_samples=50)
     found = [key for key in scores if key[0] == "log_likelihood"]
     assert len(found) == (3 + 2 * 4) * (3 + 1)
     assert ("log_likelihood", "mixture", "left+right", "joint") in found
@@ -267,7 +267,7 @@ def test_measures_the_likelihood_of_every_target_given_every_subset(vae):
 
 
 def test_leaves_the_likelihood_out_where_no_samples_are_wanted(vae):
-    with_samples, without = (_scores(vae, final=True, num_samples=50, importance_samples=n) for n in (2, 0))
+    with_samples, without = (_scores(vae, extras=ALL, num_samples=50, importance_samples=n) for n in (2, 0))
     assert {key: with_samples[key] for key in without} == without
     assert not any(metric.startswith("log_likelihood") for metric, *_ in without)
 
@@ -278,7 +278,7 @@ def test_log_likelihood_is_exact_where_the_posterior_is_the_prior_and_decoders_i
         vae.heads[name].weight.zero_()
         vae.heads[name].bias.zero_()
         vae.decoders[name][0].weight.zero_()
-    scores = _scores(vae, final=True, num_samples=50, importance_samples=1)
+    scores = _scores(vae, extras=ALL, num_samples=50, importance_samples=1)
     # Each of the four pixels is located at 0.5, and is 0 or 1: 0.5 away. Scale 0.75.
     alone = -CLASSES * (np.log(1.5) + 0.5 / 0.75)
     assert scores["log_likelihood", "", "left", "right"].value == pytest.approx(alone, rel=1e-5)
@@ -288,7 +288,7 @@ def test_log_likelihood_is_exact_where_the_posterior_is_the_prior_and_decoders_i
 
 
 def test_quality_is_perfect_where_generated_and_real_images_have_the_same_features(vae):
-    scores = _scores(vae, final=True, network=BRIGHT)
+    scores = _scores(vae, extras=ALL, network=BRIGHT)
     for metric, expected in {"precision": 1, "recall": 1, "frechet_distance": 0}.items():
         found = scores[metric, "product", "left+right", "middle"]
         assert found.value == pytest.approx(expected, abs=1e-3)
@@ -297,7 +297,7 @@ def test_quality_is_perfect_where_generated_and_real_images_have_the_same_featur
 
 def test_a_decoder_that_draws_half_of_the_classes_loses_recall_of_its_modality_alone(vae):
     _answer(vae, "right", draws=(0, 1, 1, 0))
-    scores = _scores(vae, final=True, network=BRIGHT)
+    scores = _scores(vae, extras=ALL, network=BRIGHT)
     assert scores["recall", "", "left", "right"].value == pytest.approx(0.5, abs=0.06)
     assert scores["precision", "", "left", "right"].value > 0.95
     assert scores["frechet_distance", "", "left", "right"].value > 0.1
@@ -308,7 +308,7 @@ def test_quality_can_be_judged_by_inceptions_features_and_coherence_is_not(vae):
     # Pixels sum to 1 in real images, to 1 + 3 / 2 in conditional samples, to 4 / 2 in unconditional ones.
     inception = Summed()
     ours, theirs = (
-        _scores(vae, final=True, num_samples=50, importance_samples=0, inception=each)
+        _scores(vae, extras=ALL, num_samples=50, importance_samples=0, inception=each)
         for each in (None, inception)
     )
     assert theirs["frechet_distance", "", "left", "right"].value == pytest.approx(2 * 1.5**2, abs=0.1)
@@ -319,14 +319,14 @@ def test_quality_can_be_judged_by_inceptions_features_and_coherence_is_not(vae):
     assert len(inception.shapes) == 3 * (1 + 11 + 1)
 
 
-def test_inception_is_asked_in_a_final_evaluation_alone(vae):
+def test_inception_is_asked_for_quality_alone(vae):
     inception = Summed()
-    _scores(vae, num_samples=50, inception=inception)
+    _scores(vae, extras=("likelihood",), num_samples=50, inception=inception)
     assert not inception.shapes
 
 
 def test_quality_is_measured_given_every_subset_and_none(vae):
-    scores = _scores(vae, final=True, num_samples=50)
+    scores = _scores(vae, extras=ALL, num_samples=50)
     for metric in ("precision", "recall", "precision_as_released", "frechet_distance"):
         assert len([key for key in scores if key[0] == metric]) == (3 + 2 * 4 + 1) * 3
         assert (metric, "", "", "left") in scores
@@ -336,13 +336,13 @@ def test_quality_is_measured_of_images_alone(vae):
     vae.specs = tuple(
         dataclasses.replace(spec, kind="text") if spec.name == "right" else spec for spec in vae.specs
     )
-    scores = _scores(vae, final=True, num_samples=50, importance_samples=0)
+    scores = _scores(vae, extras=ALL, num_samples=50, importance_samples=0)
     assert {key[3] for key in scores if key[0] == "recall"} == {"left", "middle"}
 
 
 def test_has_formulas_as_released_for_three_modalities_alone(build):
     vae = build(NAMES[:2], weights=(0.6, 0.4, 0.0))
-    scores = _scores(vae, final=True, num_samples=50, importance_samples=2)
+    scores = _scores(vae, extras=ALL, num_samples=50, importance_samples=2)
     assert ("log_likelihood", "product", "left+middle", "joint") in scores
     assert ("recall", "", "middle", "left") in scores
     assert not any(metric.endswith("as_released") for metric, *_ in scores)
@@ -386,7 +386,7 @@ ATTRIBUTES = ("first", "second", "third", "fourth", "none")
 """Which pixel is bright, and one that no sample has."""
 
 
-def _attribute_scores(vae, final=False, **changes):
+def _attribute_scores(vae, extras=(), **changes):
     labels = np.repeat(np.arange(CLASSES), 150).astype(np.uint8)
     values = (255 * np.eye(CLASSES, dtype=np.uint8))[labels].reshape(-1, CLASSES, 1, 1)
     known = np.eye(CLASSES + 1, dtype=np.uint8)[labels]
@@ -394,7 +394,7 @@ def _attribute_scores(vae, final=False, **changes):
     padded = nn.Sequential(nn.Flatten(), nn.ConstantPad1d((0, 1), 0.0))
     classifiers = {name: Classifier(padded, {"": (1.0, 0.0)}, 10) for name in vae.modalities}
     evaluation = EvaluationConfig(**{"num_samples": 600, "probe_samples": 200, **changes})
-    rows = evaluate(vae, pairs, pairs, classifiers, evaluation, final, None, ATTRIBUTES)
+    rows = evaluate(vae, pairs, pairs, classifiers, evaluation, extras, None, ATTRIBUTES)
     keyed = {(row.metric, row.posterior, row.given, row.target, row.attribute): row for row in rows}
     assert len(keyed) == len(rows)
     return keyed
@@ -435,7 +435,7 @@ def test_are_guessed_as_often_as_they_occur_by_a_decoder_that_knows_nothing(buil
 def test_are_means_over_their_own_values(build):
     vae = build(NAMES[:2], weights=(0.6, 0.4, 0.0))
     _answer(vae, "middle", says=(1, 0, 2, 2), draws=(0, 1, 3, 2))
-    scores = _attribute_scores(vae, final=True, importance_samples=1)
+    scores = _attribute_scores(vae, ("likelihood", "quality"), importance_samples=1)
     groups: dict[tuple[str, ...], list[float]] = {}
     for (metric, *names, attribute), row in scores.items():
         if attribute:

@@ -1,5 +1,6 @@
 """What the command line makes of its options, what it refuses, and what it leaves in the study's folder."""
 
+import errno
 import json
 import os
 import re
@@ -145,6 +146,8 @@ def refused(capsys, line):
             "--objectives cannot be 'loss'; expected one of log_likelihood, mean",
         ),
         ("--space smoke --objectives", "--objectives needs a value"),
+        ("--space smoke --objectives coherence,mean_coherence", "names mean_coherence twice; leave one"),
+        ("--space smoke --objectives coherence,lost", "--objectives cannot be 'lost'; expected one of"),
         ("--space smoke --objectives mean_coherence mean_coherence", "names mean_coherence twice; leave one"),
         (f"--space priors --sampler cmaes {BOTH}", "--sampler cmaes seeks one objective; choose another"),
         (f"--space smoke --scheduler asha {BOTH}", "--scheduler asha judges by one objective; leave it out"),
@@ -157,6 +160,7 @@ def refused(capsys, line):
             f"--space smoke --evaluation.importance_samples 0 {BOTH}",
             "log_likelihood needs evaluation.importance_samples >= 1, got 0",
         ),
+        ("--space smoke --loggers wandbb", "--loggers cannot be 'wandbb'; expected one of mlflow, wandb"),
         ("--space smoke --confirm -1", "confirm must be >= 0, got -1"),
         ("--space smoke --confirm-replicates 3", "--confirm-replicates goes with --confirm; add it"),
         ("--space smoke --confirm 1 --model.style_dim 1", "the space varies no field, so there is nothing"),
@@ -342,6 +346,20 @@ def test_a_space_says_what_a_preset_is_for_it(tuner):
     assert start("--space faces --preset laptop --out b --model.width 0.2") == 0
     assert tuner.study.base.model.width == 0.2
     assert laptop.objective.reconstruction_weights == {"face": 1.0, "words": 16.0}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--objectives mean_coherence log_likelihood",
+        "--objectives coherence,log_likelihood",
+        "--objectives=coherence,log_likelihood",
+        "--objectives coherence, log_likelihood",
+    ],
+)
+def test_several_objectives_are_told_apart_by_spaces_or_commas(tuner, words):
+    assert start(f"--space smoke {words} --seed 3") == 0
+    assert (tuner.study.objectives, tuner.study.seed) == (("mean_coherence", "log_likelihood"), 3)
 
 
 def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, capsys):
@@ -544,6 +562,11 @@ def test_refuses_a_damaged_study_file(capsys, text):
         ({"missing": 3}, 130, "interrupted; the same command with --resume goes on"),
         ({"error": KeyboardInterrupt()}, 130, "interrupted"),
         ({"error": ClusterError("the cluster has no room")}, 2, "error: the cluster has no room"),
+        (
+            {"error": OSError(errno.ENOSPC, "No space left on device", "runs/smoke")},
+            1,
+            "error: no space left for runs/smoke; free some, and the same command with --resume goes on",
+        ),
         ({"error": ConnectionError("no Ray\nat auto")}, 2, "error: no Ray at auto"),
     ],
 )

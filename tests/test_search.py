@@ -40,6 +40,7 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
         budget_s=math.inf,
         budget_device_s=math.inf,
         storage=None,
+        loggers=(),
         keep_checkpoints=20,
         retry=(),
         address=None,
@@ -77,6 +78,7 @@ def end(search, trial, value, state="COMPLETE"):
     if isinstance(value, tuple):
         further = dict(zip(trial.objectives, value, strict=True))
         row["objective_value"] = value[0]
+    store.write_measurements(trial.out, trial.trial_id, [])
     store.write_trial(trial.out, row, trial.params, further)
     search.ended(trial)
 
@@ -233,6 +235,16 @@ def test_a_lost_journal_costs_no_finished_trial(tmp_path):
     (tmp_path / "optuna.journal").unlink()
     rest = run(Search(study(tmp_path, LINE, "random")))
     assert len({trial.trial_id for trial in (*whole, *rest)}) == len(whole) + len(rest) == 12
+
+
+def test_what_was_measured_of_a_trial_and_deleted_is_trained_again(tmp_path):
+    served = run(Search(study(tmp_path, LINE, "random")))
+    (tmp_path / "results" / "measurements" / f"{served[3].trial_id}.parquet").unlink()
+    again = Search(study(tmp_path, LINE, "random"))
+    assert again.num_missing == 1
+    assert [trial.trial_id for trial in run(again)] == [served[3].trial_id]
+    assert len(optuna_trials(tmp_path)) == 6
+    assert Search(study(tmp_path, LINE, "random")).num_missing == 0
 
 
 def test_a_trial_travels_with_its_seeded_config(tmp_path):

@@ -43,6 +43,26 @@ def test_sqlite_serves_as_a_journal_does(tmp_path):
     serves_as_a_journal_does(tmp_path, f"sqlite:///{tmp_path}/study.db")
 
 
+def test_a_journal_whose_last_line_was_cut_off_goes_on_without_it(tmp_path):
+    served = run(Search(study(tmp_path, LINE, "random")), limit=7)
+    journal = tmp_path / "optuna.journal"
+    journal.write_bytes(journal.read_bytes()[:-9])
+    again = run(Search(study(tmp_path, LINE, "random")))
+    assert len({trial.trial_id for trial in (*served, *again)}) == len(served) + len(again) == 12
+    assert run(Search(study(tmp_path, LINE, "random"))) == []
+    states = [trial.state.name for trial in optuna_trials(tmp_path)]
+    assert states == ["COMPLETE"] * 3 + ["FAIL"] + ["COMPLETE"] * 3  # of one not even the params were noted
+
+
+def test_a_damaged_journal_is_named_with_the_way_out(tmp_path):
+    run(Search(study(tmp_path, LINE, "random")), limit=7)
+    journal = tmp_path / "optuna.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([lines[0], lines[1][:5] + b"\n", *lines[2:]]))
+    with pytest.raises(ValueError, match=r"optuna.journal is damaged .*; delete it and start"):
+        Search(study(tmp_path, LINE, "random"))
+
+
 @pytest.fixture
 def postgres(tmp_path_factory):
     """The URL of a PostgreSQL server of our own, on loopback, that asks for a password."""

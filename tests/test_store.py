@@ -224,6 +224,7 @@ def written(out, states):
 def test_measurements_of_ended_trials_are_compacted_and_read_as_before(tmp_path):
     folder = written(tmp_path, ["COMPLETE", "FAILED", "STOPPED", "DIVERGED", ""])
     rows = store.read(tmp_path).measurements.to_pylist()
+    (folder / ".t0-r0.parquet.123").write_bytes(b"PAR1")  # as a process that was killed leaves it
     store.compact(tmp_path)
     left = {"compacted.parquet", "t1-r0.parquet", "t3-r0.parquet", "t4-r0.parquet"}
     assert {path.name for path in folder.iterdir()} == left
@@ -242,6 +243,19 @@ def test_measurements_of_ended_trials_are_compacted_and_read_as_before(tmp_path)
     store.compact(tmp_path)
     assert sort(store.read(tmp_path).measurements.to_pylist()) == rows
     assert len(list(folder.iterdir())) == 3
+
+
+def test_knows_of_which_trials_there_are_measurements_and_names_a_file_that_was_cut_off(tmp_path):
+    assert store.measured_trials(tmp_path) == set()
+    folder = written(tmp_path, ["COMPLETE", "FAILED", "STOPPED"])
+    store.compact(tmp_path)
+    assert store.measured_trials(tmp_path) == {"t0-r0", "t1-r0", "t2-r0"}
+    (folder / "t1-r0.parquet").unlink()
+    assert store.measured_trials(tmp_path) == {"t0-r0", "t2-r0"}
+    whole = (folder / "compacted.parquet").read_bytes()
+    (folder / "compacted.parquet").write_bytes(whole[:-1])
+    with pytest.raises(store.StoreError, match=r"compacted.parquet is damaged .* is trained again"):
+        store.measured_trials(tmp_path)
 
 
 def test_a_crash_while_compacting_doubles_no_row(tmp_path, monkeypatch):

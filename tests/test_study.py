@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mmjsd.model import load
-from mmjsd.train import latest_checkpoint, read_notes
+from mmjsd.train import read_notes
 from study import store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,33 +176,23 @@ def _kill_tree(process):
     process.wait()
 
 
-def _wait_for(condition, process, seconds=200):
-    deadline = time.monotonic() + seconds
-    while not condition():
+def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed, environment, tmp_path):
+    expected, _ = undisturbed
+    out, flag = tmp_path / "killed", tmp_path / "flag"
+    options = ("--training.epochs", "4", "--max-concurrent", "2")
+    faulty = [sys.executable, "-m", "tests.faulty", "between", "wait", str(flag)]
+    process = subprocess.Popen([*faulty, *command(out, *options)[2:]], cwd=ROOT, env=environment)
+    deadline = time.monotonic() + 200
+    while not flag.exists():  # one has ended, and another waits after its second epoch
         assert process.poll() is None, "the study ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed, environment, tmp_path):
-    expected, _ = undisturbed
-    out = tmp_path / "killed"
-    options = ("--training.epochs", "4", "--max-concurrent", "2")
-    process = subprocess.Popen(command(out, *options), cwd=ROOT, env=environment)
-    checkpoints = out / "checkpoints"
-
-    def one_ended_and_another_is_in_the_middle():
-        ended = {path.stem for path in (out / "results" / "trials").glob("*.parquet")}
-        begun = {path.parent.name for path in checkpoints.glob("*/epoch-00000[123]")}
-        return ended and begun - ended
-
-    _wait_for(one_ended_and_another_is_in_the_middle, process)
     _kill_tree(process)
     ended = trials(out)
-    begun = {path.parent.name for path in checkpoints.glob("*/epoch-*")} - set(ended)
+    begun = {path.parent.name: path for path in out.glob("checkpoints/*/epoch-*")}
+    spent = {name: read_notes(path)["evaluation_s"] for name, path in begun.items() if name not in ended}
     assert 1 <= len(ended) < 4
-    assert begun
-    spent = {name: read_notes(latest_checkpoint(checkpoints / name))["evaluation_s"] for name in begun}
+    assert spent
 
     said = run(environment, out, *options, "--resume")
     assert said.returncode == 0, said.stderr
@@ -210,10 +200,11 @@ def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed,
     assert {name: after[name] for name in ended} == ended
     assert {name: row["state"] for name, row in after.items()} == dict.fromkeys(trials(expected), "COMPLETE")
     assert measurements(out) == measurements(expected)
-    for name in begun:
+    for name, evaluation_s in spent.items():
         # It went on: the curve's first part was written by the process that was killed.
         assert len(list((out / "tensorboard" / name).iterdir())) == 2
-        assert 0 < spent[name] < after[name]["evaluation_s"] < after[name]["wall_s"]
+        assert 0 < evaluation_s <= after[name]["evaluation_s"] < after[name]["wall_s"]
+    assert any(evaluation_s < after[name]["evaluation_s"] for name, evaluation_s in spent.items())
     for name, row in after.items():
         assert row["objective_value"] == trials(expected)[name]["objective_value"]
 

@@ -1,9 +1,11 @@
 """The tuner decides, without starting Ray: when a budget is spent, and whether there is anything to await."""
 
 import math
+import pickle
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher
 
 from study import tuner
@@ -76,3 +78,48 @@ def test_waits_while_a_confirmation_may_follow(clock):
     assert made.suggest("a") is None
     search.is_waiting = False
     assert made.suggest("a") == Searcher.FINISHED
+
+
+def test_no_trial_starts_once_one_found_the_disk_full(clock, tmp_path):
+    made, _ = searcher()
+    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    made._search.next_pack = lambda size: [trial]
+    assert made.suggest("a") == {"trials": [trial]}
+    made._search.is_stopped = lambda trial: False
+    made.on_trial_complete("a", {"disk_is_full": True})
+    assert made.disk_is_full
+    assert made.suggest("b") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        ({"a": "KeyError: 'x'"}, "KeyError: 'x'"),
+        ({}, "its process vanished 3 times; memory may be short"),
+    ],
+)
+def test_a_trial_that_could_not_say_why_it_failed_has_its_reason(
+    clock, tmp_path, monkeypatch, raised, reason
+):
+    made, _ = searcher()
+    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    made._search.next_pack = lambda size: [trial]
+    made.suggest("a")
+    made.raised |= raised
+    ends = []
+    monkeypatch.setattr(tuner, "record_end", lambda *end: ends.append(end))
+    made.on_trial_complete("a", error=True)
+    assert ends == [(trial, "FAILED", reason)]
+
+
+def test_what_a_process_raised_is_kept_for_the_tables(clock, tmp_path):
+    made, search = searcher()
+    scheduler = tuner._Scheduler(search, made)
+    file = tmp_path / "error.pkl"
+    file.write_bytes(pickle.dumps(RayTaskError("train", "Traceback ...\nKeyError: 'x'", KeyError("x"))))
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id="a", pickled_error_file=str(file)))
+    file.write_bytes(pickle.dumps(OutOfMemoryError("gone")))
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id="b", pickled_error_file=str(file)))
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id="c", pickled_error_file=None))
+    assert list(made.raised) == ["a"]
+    assert "KeyError: 'x'" in made.raised["a"]

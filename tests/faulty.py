@@ -1,0 +1,106 @@
+"""study/run.py with a fault planted where trials run: python -m tests.faulty PLACE DEED FLAG [options].
+
+The product knows nothing of it. Functions of a main module travel to the trials' processes as they are, so
+those below take the place of the study's own there, and in turn replace what the fault is about.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import study.tuner
+from study.run import main
+
+PLACE = sys.argv[1]
+"""One of those that `plant` knows."""
+
+DEED = sys.argv[2]
+"""die: the process kills itself; wait: it waits to be killed; always: it dies each time, not only once."""
+
+FLAG = Path(sys.argv[3])
+"""Appears when the deed is done; while it is there, the deed is not done again."""
+
+
+def strike():
+    if DEED != "always":
+        try:
+            FLAG.touch(exist_ok=False)
+        except FileExistsError:
+            return
+    if DEED == "wait":
+        time.sleep(600)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def plant():
+    """Make this process, which trains the study's second trial, meet the fault in its second epoch."""
+    from mmjsd import train
+    from study import record, store
+
+    def half(write, is_it):
+        def written(content, path, *rest, **options):
+            write(content, path, *rest, **options)
+            if is_it(content, Path(path)):
+                whole = Path(path).read_bytes()
+                Path(path).write_bytes(whole[: len(whole) // 2])
+                strike()
+
+        return written
+
+    if PLACE == "start":
+        strike()
+    elif PLACE == "checkpoint":
+        train.save_file = half(train.save_file, lambda _, path: "epoch-000002" in str(path))
+    elif PLACE == "parquet":
+        store.pq.write_table = half(
+            store.pq.write_table,
+            lambda table, path: path.parent.name == "measurements" and max(table["epoch"].to_pylist()) == 2,
+        )
+    elif PLACE == "end":
+        close = record._Recorder.close
+
+        def closed(recorder, *how):
+            strike()
+            close(recorder, *how)
+
+        record._Recorder.close = closed
+
+
+def faulty_record(trials, device, report):
+    from study.record import record
+
+    def reported(values):
+        report(values)
+        if PLACE == "between" and values["epoch"] == 2:
+            strike()
+
+    if PLACE == "start" or any((trials[0].out / "results" / "trials").glob("*.parquet")):
+        plant()
+        record(trials, device, reported)
+    else:
+        record(trials, device, report)
+
+
+def faulty_train_on_workers(trials, workers, gpus_per_worker):
+    from study import worker
+
+    def train(config):
+        import ray.train
+
+        def reported(values):
+            ray.train.report(values)
+            if values["epoch"] == 2 and ray.train.get_context().get_world_rank() == 1:
+                strike()
+
+        worker.record(config["trials"], worker.get_device(), reported)
+
+    worker._train = train
+    worker.train_on_workers(trials, workers, gpus_per_worker)
+
+
+if __name__ == "__main__":
+    study.tuner.record = faulty_record
+    study.tuner.train_on_workers = faulty_train_on_workers
+    sys.exit(main(sys.argv[4:]))
