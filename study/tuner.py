@@ -15,9 +15,10 @@ from ray.tune.search import Searcher
 from study import store
 from study.config import ClusterError, Study
 from study.display import Display
-from study.record import Trial, record, record_end
+from study.mirror import Mirror
+from study.record import Trial, record_end
 from study.search import Search
-from study.worker import train_on_workers
+from study.worker import train_mirrored, train_on_workers
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project's folder, from which trials import."""
@@ -28,6 +29,12 @@ CPU: drivers that did would keep their workers from starting, for ever."""
 
 MAX_CRASHES = 2
 """How often a trial whose process vanished is tried again, from its last checkpoint."""
+
+_ON_CLUSTERS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a node that has yet to be started takes minutes
+}
+"""Settings of Ray Train in the processes of trials, which have other environments than the study's."""
 
 _EXCLUDED = [".venv", ".git", "runs", "*.npz", "**/__pycache__"]
 
@@ -48,19 +55,21 @@ class Outcome:
 
 def run_study(study: Study) -> Outcome:
     """Train what is missing of a study, and return when all has ended or the user interrupts."""
+    mirror = Mirror(study.out, study.remote)
+    mirror.know_run()
     search = Search(study)
-    searcher = _StudySearcher(search)
+    searcher = _StudySearcher(search, mirror)
     started_here = _join_or_start(study)
     try:
         concurrent = _concurrency(study)
         use_gpu = study.gpus_per_worker > 0
         in_process = study.workers == 1 and not use_gpu
-        threads = max(1, _available("CPU") // concurrent)
+        threads = max(1, min(_available("CPU") // concurrent, _cpus_of_a_node()))
         if in_process:
-            trainable = tune.with_resources(_train_in_process(threads), {"CPU": threads})
+            trainable = tune.with_resources(_train_in_process(threads, mirror), {"CPU": threads})
         else:
             trainable = tune.with_resources(
-                _train_by_workers(study.workers, study.gpus_per_worker),
+                _train_by_workers(study.workers, study.gpus_per_worker, mirror),
                 {"CPU": 0, "memory": DRIVER_MEMORY},
             )
         metric = study.objectives[0]
@@ -69,7 +78,7 @@ def run_study(study: Study) -> Outcome:
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=_Scheduler(search),
+                    scheduler=_Scheduler(search, mirror),
                     metric=metric,
                     mode="max",
                     num_samples=-1,
@@ -88,7 +97,7 @@ def run_study(study: Study) -> Outcome:
     finally:
         if started_here:
             ray.shutdown()
-    store.compact(study.out)
+    mirror.compact()
     return _outcome(study, search, searcher.budget_is_spent)
 
 
@@ -104,7 +113,9 @@ def _join_or_start(study: Study) -> bool:
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if study.address:
-        environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": _EXCLUDED}
+        environment: dict[str, Any] = {"env_vars": _ON_CLUSTERS}
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job that was submitted brings its code itself
+            environment |= {"working_dir": str(ROOT), "excludes": _EXCLUDED}
         ray.init(address=study.address, runtime_env=environment, **quiet)
     else:
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
@@ -122,29 +133,37 @@ def _concurrency(study: Study) -> int:
         room = ray.cluster_resources().get("GPU", 0) / (study.gpus_per_worker * study.workers)
     else:
         room = _available("CPU") / study.workers
+    if study.address and study.max_concurrent:  # the autoscaler starts what is missing
+        room = max(room, study.max_concurrent)
     if room < 1:
         need = f"{study.gpus_per_worker:g} GPU" if study.gpus_per_worker > 0 else "1 CPU"
         raise ClusterError(
             f"the cluster has no room for a trial of {study.workers} workers with {need} each; "
-            f"it has {_available('CPU')} CPUs and {_available('GPU')} GPUs"
+            f"it has {_available('CPU')} CPUs and {_available('GPU')} GPUs; "
+            "if nodes start when they are needed, give --max-concurrent"
         )
     packs = study.trials * -(-study.replicates // study.pack)
     return max(1, min(int(room), study.max_concurrent or int(room), packs))
 
 
-def _train_in_process(threads: int) -> Any:
+def _cpus_of_a_node() -> int:
+    """Of the largest; a trial in one process cannot have more, however many the cluster has."""
+    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+
+
+def _train_in_process(threads: int, mirror: Mirror) -> Any:
     def train(config: dict[str, Any]) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        record(config["trials"], "cpu", tune.report)
+        train_mirrored(config["trials"], "cpu", tune.report, mirror)
 
     return train
 
 
-def _train_by_workers(workers: int, gpus_per_worker: float) -> Any:
+def _train_by_workers(workers: int, gpus_per_worker: float, mirror: Mirror) -> Any:
     def train(config: dict[str, Any]) -> None:
-        train_on_workers(config["trials"], workers, gpus_per_worker)
+        train_on_workers(config["trials"], workers, gpus_per_worker, mirror)
 
     return train
 
@@ -154,9 +173,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
     the tables hold all that a resumed study needs.
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, mirror: Mirror) -> None:
         super().__init__(metric=search.study.objectives[0], mode="max")
-        self._search = search
+        self._search, self._mirror = search, mirror
         self._running: dict[str, list[Trial]] = {}
         self._started_at: dict[str, float] = {}
         self._ends_at = time.monotonic() + search.study.budget_s
@@ -175,6 +194,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         trials = [] if self.budget_is_spent else self._search.next_pack(self._search.study.pack)
         if not trials:
             return None if self._search.is_waiting and not self.budget_is_spent else str(Searcher.FINISHED)
+        self._mirror.push_run()  # what Optuna knows of a trial is safe before it starts
         self._running[trial_id] = trials
         self._started_at[trial_id] = time.monotonic()
         return {"trials": trials}
@@ -186,6 +206,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         """
         del self._started_at[trial_id]
         for trial in self._running.pop(trial_id):
+            self._mirror.ended(trial.trial_id)
             row = store.read_trial(trial.out, trial.trial_id)
             if row is None and error:
                 crashes = f"the trial's process vanished {MAX_CRASHES + 1} times; memory may be short"
@@ -194,7 +215,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
                 record_end(trial, "STOPPED")
             elif row is None:
                 continue
+            self._mirror.push_row(trial.trial_id)
             self._search.ended(trial)
+        self._mirror.push_run()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -209,9 +232,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     """Asks the study's search, after each evaluation, whether to stop the trial."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, mirror: Mirror) -> None:
         super().__init__()
-        self._search = search
+        self._search, self._mirror = search, mirror
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -222,6 +245,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
             for own, value in _shown(trial, result)
             if value is not None
         ]
+        self._mirror.push_run()
         return str(self.STOP if any(stops) else self.CONTINUE)
 
 

@@ -1,12 +1,14 @@
 """The tuner decides, without starting Ray: when a budget is spent, and whether there is anything to await."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ray.tune.search import Searcher
 
 from study import tuner
+from study.mirror import Mirror
 
 
 class Clock:
@@ -44,7 +46,7 @@ def searcher(**changes):
         return SimpleNamespace(number=search.served)
 
     search.next = serve
-    return tuner._StudySearcher(search), search
+    return tuner._StudySearcher(search, Mirror(Path("unused"), None)), search
 
 
 def test_no_trial_starts_after_the_time(clock):
