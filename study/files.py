@@ -118,7 +118,11 @@ class Bucket:
         with self._told("read", folder):
             selector = fs.FileSelector(where, recursive=True, allow_not_found=True)
             found = [info for info in self._system.get_file_info(selector) if info.type == fs.FileType.File]
-        return [Entry(info.path[len(self._root) + 1 :], info.size, info.mtime_ns or 0) for info in found]
+        entries = [Entry(info.path[len(self._root) + 1 :], info.size, info.mtime_ns or 0) for info in found]
+        for entry in entries:
+            if not {"", ".", ".."}.isdisjoint(entry.name.split("/")):  # objects may be a stranger's
+                raise FilesError(f"{self._bare} holds {entry.name!r}, which is no file of a run; remove it")
+        return entries
 
     def read_all(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Objects' contents, side by side; those that have gone in the meantime are left out."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,8 @@ def _join_or_start(study: Study) -> bool:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         return False
+    if not study.address:
+        _make_token()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if study.address:
         environment: dict[str, Any] = {"env_vars": _ON_CLUSTERS}
@@ -121,6 +124,22 @@ def _join_or_start(study: Study) -> bool:
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
         ray.init(runtime_env=environment, include_dashboard=True, **quiet)
     return True
+
+
+def _make_token() -> None:
+    """The user's token for Ray on this machine, for his eyes alone; Ray would let every user read it."""
+    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if elsewhere or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    file = Path.home() / ".ray" / "auth_token"
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        file.chmod(0o600)
+    else:
+        os.write(descriptor, secrets.token_hex(32).encode())
+        os.close(descriptor)
 
 
 def _available(resource: str) -> int:
