@@ -151,11 +151,12 @@ def expected(tmp_path):
     return values, states
 
 
-def test_gives_what_a_folder_does(tmp_path, expected):
-    nodes = Nodes(tmp_path, "s3://studies/plain")
-    nodes.run(is_new=True)
-    assert numbers("s3://studies/plain") == expected
-    names = {entry.name for entry in Bucket("s3://studies/plain").entries()}
+@pytest.mark.parametrize("pack", [1, 2])
+def test_gives_what_a_folder_does(tmp_path, expected, pack):
+    url = f"s3://studies/plain-{pack}"
+    Nodes(tmp_path, url, pack=pack).run(is_new=True)
+    assert numbers(url) == expected
+    names = {entry.name for entry in Bucket(url).entries()}
     for trial_id in expected[1]:
         assert f"checkpoints/{trial_id}/epoch-{EPOCHS:06d}/model.safetensors" in names
         assert f"samples/{trial_id}/overview.png" in names

@@ -30,6 +30,7 @@ def searcher(**changes):
     study = {
         "objectives": ("mean_coherence",),
         "workers": 2,
+        "pack": 1,
         "budget_s": math.inf,
         "budget_device_s": math.inf,
     }
@@ -41,18 +42,18 @@ def searcher(**changes):
         ended=lambda trial: None,
     )
 
-    def serve():
+    def serve(limit):
         search.served += 1
-        return SimpleNamespace(number=search.served)
+        return [SimpleNamespace(number=search.served)]
 
-    search.next = serve
+    search.next_pack = serve
     return tuner._StudySearcher(search, Mirror(Path("unused"), None)), search
 
 
 def test_no_trial_starts_after_the_time(clock):
     made, search = searcher(budget_s=10.0)
     clock.now = 9.9
-    assert made.suggest("a")["trial"].number == 1
+    assert made.suggest("a")["trials"][0].number == 1
     clock.now = 10.0
     assert made.suggest("b") == Searcher.FINISHED
     assert (made.budget_is_spent, search.served) == (True, 1)
@@ -61,9 +62,9 @@ def test_no_trial_starts_after_the_time(clock):
 def test_no_trial_starts_once_ended_and_running_trials_have_taken_the_device_seconds(clock):
     made, search = searcher(budget_device_s=100.0)
     search.device_s = 60.0  # of earlier sessions
-    assert made.suggest("a")["trial"].number == 1
+    assert made.suggest("a")["trials"][0].number == 1
     clock.now = 15.0  # two workers
-    assert made.suggest("b")["trial"].number == 2
+    assert made.suggest("b")["trials"][0].number == 2
     clock.now = 17.5  # 60 + 2 x 17.5 + 2 x 2.5
     assert made.suggest("c") == Searcher.FINISHED
     clock.now, search.device_s = 0.0, 0.0  # ended sooner than they looked
@@ -72,7 +73,7 @@ def test_no_trial_starts_once_ended_and_running_trials_have_taken_the_device_sec
 
 def test_waits_while_a_confirmation_may_follow(clock):
     made, search = searcher()
-    search.next = lambda: None
+    search.next_pack = lambda limit: []
     search.is_waiting = True
     assert made.suggest("a") is None
     search.is_waiting = False
