@@ -2,11 +2,13 @@
 
 import contextlib
 import logging
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Iterator
 
+import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
@@ -31,6 +33,28 @@ class Server:
 
     def stop(self) -> None:
         self._moto.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server with a bucket "studies"; modules share what they write, as moto keeps it in the process."""
+    server = Server()
+    server.make_bucket("studies")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a user whose S3 is that server."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{server.address}",
+        "AWS_ACCESS_KEY_ID": f"of-nobody-{secrets.token_hex(8)}",
+        "AWS_SECRET_ACCESS_KEY": f"of-nobody-{secrets.token_hex(8)}",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
 
 
 class Proxy:

@@ -1,5 +1,6 @@
 """Object storage over its real protocol: writes are whole, faults are bridged, refusals are one sentence."""
 
+import os
 import pickle
 import threading
 
@@ -9,18 +10,12 @@ from hypothesis import strategies as st
 
 from study import files
 from study.files import Bucket, FilesError, is_url
-from tests.storage import Proxy, Server
+from tests.storage import Proxy
+from tests.storage import credentials as credentials  # a fixture
+from tests.storage import server as server  # a fixture
 
 SMALL = b"small" * 1000
 BIG = bytes(range(256)) * 4 * 2**10 * 6  # 6 MiB: more than one part of an upload
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = Server()
-    server.make_bucket("studies")
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +23,7 @@ def proxy(server):
     return Proxy(server.port)
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
+pytestmark = pytest.mark.usefixtures("credentials")
 
 
 def bucket(place, folder="runs/a", name="studies"):
@@ -145,7 +132,7 @@ def test_refuses_a_bucket_that_is_missing_and_credentials_that_are_wrong(server)
     try:
         with pytest.raises(FilesError, match="the credentials are not accepted") as refused:
             bucket(server).check()
-        assert "secret" not in str(refused.value)
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(refused.value)
     finally:
         server.check_credentials(after=float("inf"))
     bucket(server).check()

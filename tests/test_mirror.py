@@ -21,7 +21,8 @@ from study.search import Search
 from study.trial import Measurement
 from study.tuner import _StudySearcher
 from study.worker import train_mirrored
-from tests.storage import Server
+from tests.storage import credentials as credentials  # a fixture
+from tests.storage import server as server  # a fixture
 from tests.test_search import LINE, study
 
 EPOCHS = 3
@@ -31,20 +32,8 @@ class Vanished(BaseException):
     """Ends a process at once, as SIGKILL does: nothing of ours catches it."""
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = Server()
-    server.make_bucket("studies")
-    yield server
-    server.stop()
-
-
 @pytest.fixture(autouse=True)
-def _setting(server, monkeypatch, tmp_path):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.address}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "a")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+def _setting(credentials, monkeypatch, tmp_path):
     monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(record, "run_pack", run_pack)
 
