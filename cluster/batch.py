@@ -9,56 +9,13 @@ from pathlib import Path
 
 from cluster.findings import Finding, placeholders
 
-_OPTIONS = frozenset(
-    (
-        "account",
-        "array",
-        "begin",
-        "chdir",
-        "comment",
-        "constraint",
-        "cpus-per-gpu",
-        "cpus-per-task",
-        "dependency",
-        "distribution",
-        "error",
-        "exclude",
-        "exclusive",
-        "export",
-        "gpu-bind",
-        "gpus",
-        "gpus-per-node",
-        "gpus-per-task",
-        "gres",
-        "hint",
-        "input",
-        "job-name",
-        "mail-type",
-        "mail-user",
-        "mem",
-        "mem-per-cpu",
-        "mem-per-gpu",
-        "nice",
-        "no-requeue",
-        "nodelist",
-        "nodes",
-        "ntasks",
-        "ntasks-per-gpu",
-        "ntasks-per-node",
-        "open-mode",
-        "output",
-        "partition",
-        "qos",
-        "requeue",
-        "reservation",
-        "signal",
-        "switches",
-        "time",
-        "time-min",
-        "tmp",
-        "wckey",
-    )
-)
+_NAMES = """
+account array begin chdir comment constraint cpus-per-gpu cpus-per-task dependency distribution error
+exclude exclusive export gpu-bind gpus gpus-per-node gpus-per-task gres hint input job-name mail-type
+mail-user mem mem-per-cpu mem-per-gpu nice no-requeue nodelist nodes ntasks ntasks-per-gpu ntasks-per-node
+open-mode output partition qos requeue reservation signal switches time time-min tmp wckey
+"""
+_OPTIONS = frozenset(_NAMES.split())
 """The long options of sbatch that a study may need."""
 
 

@@ -6,131 +6,47 @@ from typing import Any
 
 from cluster.findings import Finding, placeholders, run_checks, unknown_keys
 
-_CONTAINER = dict.fromkeys(
-    (
-        "name",
-        "image",
-        "imagePullPolicy",
-        "command",
-        "args",
-        "env",
-        "envFrom",
-        "ports",
-        "volumeMounts",
-        "volumeDevices",
-        "lifecycle",
-        "livenessProbe",
-        "readinessProbe",
-        "startupProbe",
-        "securityContext",
-        "workingDir",
-    )
-) | {"resources": {"requests": None, "limits": None, "claims": None}}
 
-_POD = dict.fromkeys(
-    (
-        "serviceAccountName",
-        "automountServiceAccountToken",
-        "nodeSelector",
-        "affinity",
-        "tolerations",
-        "topologySpreadConstraints",
-        "volumes",
-        "imagePullSecrets",
-        "securityContext",
-        "priorityClassName",
-        "schedulerName",
-        "runtimeClassName",
-        "restartPolicy",
-        "terminationGracePeriodSeconds",
-        "activeDeadlineSeconds",
-        "dnsPolicy",
-        "dnsConfig",
-        "hostNetwork",
-        "hostIPC",
-        "hostPID",
-        "enableServiceLinks",
-        "resourceClaims",
-    )
+def _free(names: str) -> dict[str, None]:
+    """Fields below which anything may stand."""
+    return dict.fromkeys(names.split())
+
+
+_CONTAINER = _free(
+    "name image imagePullPolicy command args env envFrom ports volumeMounts volumeDevices lifecycle "
+    "livenessProbe readinessProbe startupProbe securityContext workingDir"
+) | {"resources": _free("requests limits claims")}
+
+_POD = _free(
+    "serviceAccountName automountServiceAccountToken nodeSelector affinity tolerations volumes "
+    "topologySpreadConstraints imagePullSecrets securityContext priorityClassName schedulerName "
+    "runtimeClassName restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy dnsConfig "
+    "hostNetwork hostIPC hostPID enableServiceLinks resourceClaims"
 ) | {"containers": _CONTAINER, "initContainers": _CONTAINER}
 
-_TEMPLATE = {"metadata": None, "spec": _POD}
+_GROUP = _free("rayStartParams resources labels") | {"template": {"metadata": None, "spec": _POD}}
 
-_GROUP = {"template": _TEMPLATE, "rayStartParams": None, "resources": None, "labels": None}
-
-_FIELDS = {
-    "apiVersion": None,
-    "kind": None,
-    "metadata": None,
-    "spec": {
-        **dict.fromkeys(
-            (
-                "entrypoint",
-                "runtimeEnvYAML",
-                "jobId",
-                "submissionMode",
-                "entrypointResources",
-                "entrypointNumCpus",
-                "entrypointNumGpus",
-                "metadata",
-                "clusterSelector",
-                "submitterPodTemplate",
-                "submitterConfig",
-                "shutdownAfterJobFinishes",
-                "ttlSecondsAfterFinished",
-                "activeDeadlineSeconds",
-                "backoffLimit",
-                "deletionStrategy",
-                "managedBy",
-                "suspend",
-            )
-        ),
-        "rayClusterSpec": {
-            **dict.fromkeys(
-                (
-                    "rayVersion",
-                    "enableInTreeAutoscaling",
-                    "gcsFaultToleranceOptions",
-                    "headServiceAnnotations",
-                    "managedBy",
-                    "suspend",
-                    "upgradeStrategy",
-                )
-            ),
-            "authOptions": {"mode": None, "secretName": None, "enableK8sTokenAuth": None},
-            "autoscalerOptions": dict.fromkeys(
-                (
-                    "version",
-                    "idleTimeoutSeconds",
-                    "upscalingMode",
-                    "image",
-                    "imagePullPolicy",
-                    "resources",
-                    "env",
-                    "envFrom",
-                    "volumeMounts",
-                    "securityContext",
-                )
-            ),
-            "headGroupSpec": {**_GROUP, "serviceType": None, "headService": None, "enableIngress": None},
-            "workerGroupSpecs": {
-                **_GROUP,
-                **dict.fromkeys(
-                    (
-                        "groupName",
-                        "replicas",
-                        "minReplicas",
-                        "maxReplicas",
-                        "numOfHosts",
-                        "idleTimeoutSeconds",
-                        "suspend",
-                        "scaleStrategy",
-                    )
-                ),
-            },
-        },
-    },
+_CLUSTER = _free(
+    "rayVersion enableInTreeAutoscaling gcsFaultToleranceOptions headServiceAnnotations managedBy suspend "
+    "upgradeStrategy"
+) | {
+    "authOptions": _free("mode secretName enableK8sTokenAuth"),
+    "autoscalerOptions": _free(
+        "version idleTimeoutSeconds upscalingMode image imagePullPolicy resources env envFrom volumeMounts "
+        "securityContext"
+    ),
+    "headGroupSpec": _GROUP | _free("serviceType headService enableIngress"),
+    "workerGroupSpecs": _GROUP
+    | _free("groupName replicas minReplicas maxReplicas numOfHosts idleTimeoutSeconds suspend scaleStrategy"),
 }
+
+_JOB = _free(
+    "entrypoint runtimeEnvYAML jobId submissionMode entrypointResources entrypointNumCpus entrypointNumGpus "
+    "metadata clusterSelector submitterPodTemplate submitterConfig shutdownAfterJobFinishes "
+    "ttlSecondsAfterFinished activeDeadlineSeconds backoffLimit deletionStrategy managedBy suspend"
+) | {"rayClusterSpec": _CLUSTER}
+
+_FIELDS = _free("apiVersion kind metadata") | {"spec": _JOB}
 """Fields of KubeRay's API reference (1.6) and of Kubernetes' pods; None: whatever stands below is free."""
 
 _GPU = "nvidia.com/gpu"
