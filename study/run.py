@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
             _require_reachable(study.address)
         if study.storage is not None:
             check_storage(study, is_new=request.stored is None)
-        with _claimed(study.out):
+        with _claimed(study):
             mirror.Mirror(study.out, study.remote).open(is_new=request.stored is None)
             _open_folder(study, values, request.stored)
             return _run(study)
@@ -238,20 +238,21 @@ _KEPT = (
 
 
 @contextmanager
-def _claimed(out: Path) -> Iterator[None]:
+def _claimed(study: Study) -> Iterator[None]:
     """The study's folder, for this process alone: two that resume one study would train all twice."""
     from filelock import FileLock, Timeout
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
+        study.out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(study.out / ".lock", timeout=0)
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"another process is at work on the study in {out}; wait until it ends, or choose another --out"
+            f"another process is at work on the study in {study.where}; "
+            "wait until it ends, or choose another --out"
         ) from None
     except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+        raise ValueError(f"cannot write to {study.out}: {error.strerror}") from None
     try:
         yield
     finally:
