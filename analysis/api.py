@@ -295,13 +295,14 @@ class Study:
 
 
 def load(*runs: Path | str) -> Study:
-    """Read one run folder, or several to compare.
+    """Read one run, or several to compare: their folders, on this machine or in object storage by URL.
 
     Raises:
         ReportError: if a folder has nothing to read, or two do not compare.
         StoreError: if a results file is damaged.
+        FilesError: if object storage cannot be read.
     """
-    return Study(find(read_runs(*map(Path, runs))))
+    return Study(find(read_runs(*runs)))
 
 
 def _numbers(estimate: Estimate | None, name: str = "") -> dict[str, float | None]:

@@ -94,8 +94,8 @@ def commands(results: Results) -> str:
 
 def queries(results: Results) -> str:
     """Lines of Python that read a run: as frames, and the two Parquet tables as they are."""
-    run = results.runs[0].folder.as_posix()
-    runs = ", ".join(json.dumps(each.folder.as_posix()) for each in results.runs)
+    run = results.runs[0].where
+    runs = ", ".join(json.dumps(each.where) for each in results.runs)
     trials, parts = json.dumps(f"{run}/results/trials"), json.dumps(f"{run}/results/trials/*.parquet")
     sql = f"SELECT * FROM '{run}/results/measurements/*.parquet' WHERE metric = '{results.objective.metric}'"
     return "\n".join(

@@ -20,6 +20,7 @@ from analysis.results import (
     preference,
     weight_names,
 )
+from study.mirror import local_run
 from study.store import LOWER_IS_BETTER, read
 
 _MOST_LEVELS = 8
@@ -68,17 +69,19 @@ class _Source:
         return found
 
 
-def load(*folders: Path) -> Results:
-    """Read one run folder, or several to compare.
+def load(*runs: Path | str) -> Results:
+    """Read one run, or several to compare: their folders, on this machine or in object storage by URL.
 
     Raises:
         ReportError: if a folder has nothing that a report could be made of, or two do not compare.
         StoreError: if a results file is damaged.
+        FilesError: if object storage cannot be read.
     """
+    folders = [local_run(run) for run in runs]
     labels = _labels(folders)
     sources = [
-        _read_run(folder, label, f"{label}/" if len(folders) > 1 else "")
-        for folder, label in zip(folders, labels, strict=True)
+        _read_run(folder, str(run), label, f"{label}/" if len(folders) > 1 else "")
+        for folder, run, label in zip(folders, runs, labels, strict=True)
     ]
     metric = _common_metric(sources)
     differing = _differing(sources)
@@ -125,14 +128,14 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else paths
 
 
-def _read_run(folder: Path, label: str, prefix: str) -> _Source:
+def _read_run(folder: Path, where: str, label: str, prefix: str) -> _Source:
     if not folder.is_dir():
-        raise ReportError(f"no folder {str(folder)!r}; give the --out folder of study/run.py")
+        raise ReportError(f"no folder {where!r}; give the --out folder of study/run.py")
     tables = read(folder)
     study, manifest = _read_json(folder / "study.json"), _read_json(folder / "manifest.json")
     if not (tables.trials.num_rows or tables.measurements.num_rows or study):
         raise ReportError(
-            f"{folder} holds no results and no study.json; give the --out folder of study/run.py"
+            f"{where} holds no results and no study.json; give the --out folder of study/run.py"
         )
     rows = tables.trials.to_pylist()
     if rows and not study:
@@ -142,7 +145,7 @@ def _read_run(folder: Path, label: str, prefix: str) -> _Source:
     measurements["attribute"] = known.where(known.notna(), "").astype("category")
     counts = np.isfinite(measurements["value"]) & measurements["split"].isin(("validation", "test"))
     return _Source(
-        run=Run(folder, label, study, manifest),
+        run=Run(folder, label, study, manifest, where),
         prefix=prefix,
         rows=rows,
         trials=tables.trials.to_pandas(),

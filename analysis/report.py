@@ -34,6 +34,7 @@ from analysis.reading import ReportError
 from analysis.results import Trial
 from analysis.tables import Table
 from analysis.wording import answer, describe, duration, fixed, plural, plus_minus
+from study.files import FilesError, is_url
 from study.store import StoreError
 
 _LATEX = {
@@ -80,19 +81,21 @@ class SampleGrid:
         return f"data:image/png;base64,{base64.b64encode(self.file.read_bytes()).decode()}"
 
 
-def write_report(*runs: Path, out: Path | None = None) -> Path:
+def write_report(*runs: Path | str, out: Path | None = None) -> Path:
     """Write the report of one run, or of several that are compared; the path of its index.html.
 
     Args:
-        runs: their folders.
-        out: the report's folder; by default `report` in the run's own, or here for several runs.
+        runs: their folders, on this machine or in object storage by URL.
+        out: the report's folder; by default `report` in the run's own, or here for several runs and for one
+            in object storage.
 
     Raises:
         ReportError: if there is nothing that a report could be made of, or the runs do not compare.
         StoreError: if a results file is damaged.
     """
     study = load(*runs)
-    folder = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
+    is_own = len(runs) == 1 and not is_url(runs[0])
+    folder = out or (Path(runs[0]) / "report" if is_own else Path("report"))
     grids = _sample_grids(study.findings)
     conditional = _conditional_samples(grids[0].trial) if grids else []
     further = (study.leak_drawing, study.claim_drawing, study.attribute_drawing)
@@ -113,15 +116,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="report.py", description="Write the report of a study, or of several side by side."
     )
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="folder of a study, as given to study/run.py --out"
+        "runs", metavar="RUN", nargs="+", help="folder of a study, as given to study/run.py --out"
     )
     parser.add_argument(
-        "--out", type=Path, help="folder of the report (default: RUN/report, for several runs ./report)"
+        "--out",
+        type=Path,
+        help="folder of the report (default: RUN/report; ./report for several runs or a URL)",
     )
     arguments = parser.parse_args(argv)
     try:
         index = write_report(*arguments.runs, out=arguments.out)
-    except (ReportError, StoreError) as error:
+    except (FilesError, ReportError, StoreError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(f"{index}\n")
@@ -272,7 +277,7 @@ def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) 
         "is_share": results.objective.bounds[1] == 1,
         "num_compared": findings.num_compared,
         "objective": results.objective.label,
-        "quoted_runs": shlex.join(run.folder.as_posix() for run in results.runs),
+        "quoted_runs": shlex.join(run.where for run in results.runs),
         "queries": provenance.queries(results),
         "commands": provenance.commands(results),
         "commit": ", ".join(dict.fromkeys(run.commit for run in results.runs if run.commit)),

@@ -57,6 +57,9 @@ class Run:
     manifest: Mapping[str, Any]
     """manifest.json; empty if there is none."""
 
+    where: str
+    """The folder as it was given: a path, or a URL of which `folder` is a copy."""
+
     @property
     def name(self) -> str:
         """The study's name."""

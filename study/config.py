@@ -320,8 +320,9 @@ class StudyConfig:
     address: str | None = None
     """Ray cluster to join, such as auto. None: a Ray on this machine that ends with the study."""
 
-    out: Path | None = None
-    """Folder of the study. None: runs/ and the space's name."""
+    out: str | None = None
+    """Folder of the study: a path, or s3://bucket/folder or gs://bucket/folder. None: runs/ and the space's
+    name."""
 
     resume: bool = False
     """Go on with the study in --out: train what is missing, or added by more trials or replicates."""
@@ -329,7 +330,7 @@ class StudyConfig:
     retry: tuple[Retry, ...] = ()
     """With --resume: trials that ended like this are tried again, diverged ones from their start."""
 
-    replay: Path | None = None
+    replay: str | None = None
     """RUN/TRIAL_ID: train that ended trial once more, alone, and compare its numbers; no other options."""
 
     dry_run: bool = False
@@ -428,9 +429,17 @@ class Study:
     out: Path
     """Absolute."""
 
+    remote: str | None = None
+    """URL of the folder in object storage that keeps the study; `out` is then where this node works on it."""
+
     commit: str
     """Empty where the project is no git repository."""
 
     dirty: bool
     versions: str
     """JSON: package name to version."""
+
+    @property
+    def where(self) -> str:
+        """The study's folder by the name that the user knows."""
+        return self.remote or str(self.out)

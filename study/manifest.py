@@ -15,6 +15,7 @@ from typing import Any
 from mmjsd.config import require
 from mmjsd.data import DATASETS
 from study.config import Study
+from study.files import Bucket
 from study.space import Question
 
 _PACKAGES = ("ray", "torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "pyarrow", "pydantic")
@@ -62,23 +63,32 @@ def study_values(
     }
 
 
-def stored_values(out: Path, resume: bool) -> dict[str, Any] | None:
+def stored_values(out: Path, resume: bool, remote: str | None = None) -> dict[str, Any] | None:
     """The study.json of the folder that is to be resumed; none where a study starts.
 
     Raises:
         ValueError: if a study is to start in a folder that is taken, or there is none to resume.
     """
-    file = out / "study.json"
-    require(out.is_dir() or not out.exists(), f"{out} is a file; choose a folder for --out")
+    where: Path | str = remote or out
+    file = f"{where}/study.json"
+    if remote is None:
+        require(out.is_dir() or not out.exists(), f"{out} is a file; choose a folder for --out")
+        text = (out / "study.json").read_bytes() if (out / "study.json").is_file() else None
+    else:
+        text = Bucket(remote).read("study.json")
     if not resume:
         advice = "add --resume to go on with it, or choose another --out"
-        require(not file.exists(), f"{out} already holds a study; {advice}")
-        taken = out.is_dir() and any(path.name != ".lock" for path in out.iterdir())
-        require(not taken, f"{out} is not empty and holds no study; choose another --out")
+        require(text is None, f"{where} already holds a study; {advice}")
+        if remote is None:
+            taken = out.is_dir() and any(path.name != ".lock" for path in out.iterdir())
+        else:
+            taken = bool(Bucket(remote).entries())
+        require(not taken, f"{where} is not empty and holds no study; choose another --out")
         return None
-    require(file.is_file(), f"nothing to resume: there is no {file}; leave out --resume to start a study")
+    if text is None:
+        raise ValueError(f"nothing to resume: there is no {file}; leave out --resume to start a study")
     try:
-        values: dict[str, Any] = {**_ADDED, **json.loads(file.read_text(encoding="utf-8"))}
+        values: dict[str, Any] = {**_ADDED, **json.loads(text)}
     except ValueError:
         raise ValueError(f"{file} is damaged: it is no JSON; choose another --out") from None
     missing = [name for name in (*_SAME, *_GROWS, "preset", "base", "domains") if name not in values]
@@ -86,16 +96,16 @@ def stored_values(out: Path, resume: bool) -> dict[str, Any] | None:
     return values
 
 
-def refuse_changed(stored: Mapping[str, Any], values: Mapping[str, Any], out: Path) -> None:
+def refuse_changed(stored: Mapping[str, Any], values: Mapping[str, Any], where: str) -> None:
     """Raise ValueError, naming the first difference, unless `values` go on with the stored study."""
     before, after = _comparable(stored), _comparable(json.loads(json.dumps(values)))
     for name in {**before, **after}:
         old, new = before.get(name, "fixed"), after.get(name, "fixed")
         advice = "resume with the same settings, or choose another --out"
-        require(old == new, f"the study in {out} has {name} {old!r}, not {new!r}; {advice}")
+        require(old == new, f"the study in {where} has {name} {old!r}, not {new!r}; {advice}")
     for name in _GROWS:
         old, new = stored[name], values[name]
-        require(old <= new, f"the study in {out} has {old} {name}, which can grow but not shrink to {new}")
+        require(old <= new, f"the study in {where} has {old} {name}, which can grow but not shrink to {new}")
 
 
 def write_start(study: Study, values: Mapping[str, Any], data_digest: str) -> None:
@@ -132,7 +142,7 @@ def write_resumed(
     old = manifest["data"]["digest"]
     require(
         old == data_digest,
-        f"the study in {study.out} was started on other data (digest {old[:12]}, now {data_digest[:12]}); "
+        f"the study in {study.where} was started on other data (digest {old[:12]}, now {data_digest[:12]}); "
         "bring those back, or choose another --out",
     )
     session = {"started_at": values["started_at"], "commit": study.commit, "command": values["command"]}

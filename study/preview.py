@@ -51,7 +51,7 @@ def describe(study: Study, question: Question) -> str:
         "seed": study.seed,
     }
     facts |= {path: attrgetter(path)(study.base) for path in _SIZES if path not in study.space.varied}
-    facts |= {"workers": study.workers, "GPUs per worker": study.gpus_per_worker, "folder": study.out}
+    facts |= {"workers": study.workers, "GPUs per worker": study.gpus_per_worker, "folder": study.where}
     facts |= {"cost": _cost(study, total), "disk": _disk(study, total)}
     lines = [f"{study.name}: {question.title}", f"{count} = {total} trials", ""]
     lines += [f"{name:<{max(map(len, facts))}}  {shown(value)}" for name, value in facts.items()]

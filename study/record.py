@@ -27,6 +27,7 @@ from mmjsd.metrics import Score
 from mmjsd.train import latest_checkpoint, load_checkpoint, read_notes
 from study import store
 from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, trial_id
+from study.files import FilesError
 from study.trial import Measurement, run_pack
 
 
@@ -110,6 +111,8 @@ def _record_pack(recorders: Sequence["_Recorder"], report: Callable[[dict[str, A
             if going:
                 report(_shown(going))
         state, error = "COMPLETE", ""
+    except FilesError:  # no trial's fault: they go on from what is safe
+        raise
     except Exception as failed:
         if first.trial.workers > 1 or is_disk_full(failed):
             raise

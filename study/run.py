@@ -18,7 +18,7 @@ if __name__ == "__main__":  # study/ itself would come first, and its config.py 
 
 from mmjsd import data as datasets
 from mmjsd.config import require
-from study import manifest
+from study import manifest, mirror
 from study.config import (
     LATE_OBJECTIVES,
     OF_CLASSES,
@@ -33,6 +33,7 @@ from study.config import (
     own_objective,
     seconds,
 )
+from study.files import Bucket, FilesError, is_url
 from study.options import asks_for_help, parse, parse_study
 from study.preview import describe, plural, shown
 from study.space import Question, SearchSpace, list_questions, load_question
@@ -59,6 +60,9 @@ class Request:
     options: StudyConfig
     preset: Preset
     out: Path
+    remote: str | None
+    """The URL of --out where that is in object storage; `out` is then where this node works on it."""
+
     question: Question
     space: SearchSpace
     """The question's, without the fields that the command line has fixed."""
@@ -86,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
             command = [word.replace(study.storage, where) for word in command]
         values = manifest.study_values(study, request.question, command, where)
         if request.stored is not None:
-            manifest.refuse_changed(request.stored, values, study.out)
+            manifest.refuse_changed(request.stored, values, study.where)
         if request.options.dry_run:
             sys.stdout.write(describe(study, request.question))
             return 0
@@ -98,7 +102,8 @@ def main(argv: Sequence[str]) -> int:
             from study.loggers import check_loggers  # here: it needs torch
 
             check_loggers(study)
-        with _claimed(study.out):
+        with _claimed(study):
+            mirror.Mirror(study.out, study.remote).open(is_new=request.stored is None)
             _open_folder(study, values, request.stored)
             return _run(study)
     except ValueError as refused:
@@ -126,8 +131,8 @@ def read_command_line(argv: Sequence[str]) -> Request:
     """
     early = parse_study(argv)
     question = _question(early.space, argv)
-    out = (early.out or Path("runs", question.name)).expanduser().absolute()
-    stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume)
+    out, remote = _place(early.out or f"runs/{question.name}")
+    stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume, remote)
     preset = early.preset or (stored["preset"] if stored else _default_preset(early))
     fields = {**PRESETS[preset], **question.space.base, **question.space.presets.get(preset, {})}
     fields["data.name"] = early.dataset or fields["data.name"]
@@ -136,7 +141,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
     if kept.get("storage") == manifest.JOURNAL:
         del kept["storage"]
     kept["objectives"] = tuple(kept.get("objectives", [own_objective(data_set)]))
-    defaults = StudyConfig(preset=preset, out=Path("runs", question.name), **kept)
+    defaults = StudyConfig(preset=preset, out=f"runs/{question.name}", **kept)
     spaces = "".join(f"\n- {name}: {title}" for name, title in list_questions(SPACES).items())
     options, given = parse(argv, defaults, data_set.with_fields(fields), _HELP + spaces)
     for path, value in given.items():
@@ -158,6 +163,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
         options=options,
         preset=preset,
         out=out,
+        remote=remote,
         question=question,
         space=question.space.without(tuple(given)),
         base=base,
@@ -228,6 +234,7 @@ def plan(request: Request) -> Study:
         retry=options.retry,
         address=options.address,
         out=request.out,
+        remote=request.remote,
         commit=commit,
         dirty=dirty,
         versions=json.dumps(manifest.versions()),
@@ -248,20 +255,21 @@ _KEPT = (
 
 
 @contextmanager
-def _claimed(out: Path) -> Iterator[None]:
+def _claimed(study: Study) -> Iterator[None]:
     """The study's folder, for this process alone: two that resume one study would train all twice."""
     from filelock import FileLock, Timeout
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
+        study.out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(study.out / ".lock", timeout=0)
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"another process is at work on the study in {out}; wait until it ends, or choose another --out"
+            f"another process is at work on the study in {study.where}; "
+            "wait until it ends, or choose another --out"
         ) from None
     except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+        raise ValueError(f"cannot write to {study.out}: {error.strerror}") from None
     try:
         yield
     finally:
@@ -291,6 +299,9 @@ def _run(study: Study) -> int:
         outcome = run_study(study)
     except (ClusterError, ConnectionError) as refused:
         return _refuse(refused)
+    except FilesError as lost:
+        sys.stderr.write(f"error: {lost}; the same command with --resume goes on\n")
+        return 1
     if outcome.missing and not outcome.budget_is_spent:
         return _note_interruption()
     counts = {"stopped": outcome.stopped, "diverged": outcome.diverged, "failed": outcome.failed}
@@ -299,18 +310,26 @@ def _run(study: Study) -> int:
     if outcome.missing:
         left = plural(outcome.missing, "trial")
         _log.info("the budget is spent with %s left; the same command with --resume goes on", left)
-    _log.info("results: %s", study.out / "results")
-    _log.info("report:  python analysis/report.py %s", study.out)
+    _log.info("results: %s/results", study.where)
+    _log.info("report:  python analysis/report.py %s", study.where)
     if outcome.failed:
         _log.info("the same command with --resume --retry failed tries the failed ones again")
     return 1 if outcome.failed else 0
 
 
-def _replay(path: Path) -> int:
+def _place(out: str) -> tuple[Path, str | None]:
+    """The folder in which this node works, and the URL of the one that counts, if it is in object storage."""
+    if is_url(out):
+        return mirror.local_folder(out), Bucket(out).url
+    return Path(out).expanduser().absolute(), None
+
+
+def _replay(trial: str) -> int:
     """Train one trial again and say whether its numbers are the same; 0 if they are, else 1."""
     from study.replay import replay  # here, because torch takes seconds to import
 
-    found = replay(path.expanduser().absolute())
+    run, _, name = trial.rstrip("/").rpartition("/")
+    found = replay(mirror.local_run(run).expanduser().absolute() / name)
     for line in found.differences:
         _log.info(line)
     equal = plural(found.num_equal, "value") + " equal"

@@ -10,6 +10,7 @@ Once a folder holds very many files, reading it leaves a hidden snapshot beside 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -115,6 +116,9 @@ _MANY = 1000
 
 _ATTEMPTS = 3
 """So often a folder is listed whose files vanish while they are read."""
+
+_TRIAL_ID = re.compile(r"\w[\w.-]*", re.ASCII)
+"""What may be the name of a trial; none leads out of a folder."""
 
 _SNAPSHOT_OF = b"mmjsd.snapshot_of"
 """Metadata of a snapshot: a digest of the columns, and of the names, sizes and times of the files."""
@@ -353,6 +357,11 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     if needed or not version:
         lacks = f"lacks {', '.join(needed)}" if needed else "has no schema version"
         raise StoreError(f"{path} is not a results file: it {lacks}; move it out of the folder")
+    for name in pc.unique(table["trial_id"]).to_pylist():
+        if not _TRIAL_ID.fullmatch(name):  # names are parts of paths, and files may be a stranger's
+            raise StoreError(
+                f"{path} names a trial {name!r}, which is no name of one; move it out of the folder"
+            )
     for field in missing:
         nulls = pa.nulls(table.num_rows, field.type)
         if field.name in _repeated(schema):

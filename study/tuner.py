@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import pickle
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,10 @@ from study import store
 from study.config import ClusterError, Study
 from study.display import Display
 from study.loggers import Loggers
-from study.record import Trial, is_disk_full, record, record_end
+from study.mirror import Mirror
+from study.record import Trial, is_disk_full, record_end
 from study.search import Search
-from study.worker import train_on_workers
+from study.worker import train_mirrored, train_on_workers
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project's folder, from which trials import."""
@@ -37,6 +39,12 @@ MAX_CRASHES = 2
 
 _DISK_IS_FULL = "disk_is_full"
 """What a trial reports instead of an epoch when it could not write."""
+
+_ON_CLUSTERS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a node that has yet to be started takes minutes
+}
+"""Settings of Ray Train in the processes of trials, which have other environments than the study's."""
 
 _EXCLUDED = [".venv", ".git", "runs", "*.npz", "**/__pycache__"]
 
@@ -57,19 +65,21 @@ class Outcome:
 
 def run_study(study: Study) -> Outcome:
     """Train what is missing of a study, and return when all has ended or the user interrupts."""
+    mirror = Mirror(study.out, study.remote)
+    mirror.know_run()
     search = Search(study)
-    searcher = _StudySearcher(search)
+    searcher = _StudySearcher(search, mirror)
     started_here = _join_or_start(study)
     try:
         concurrent = _concurrency(study)
         use_gpu = study.gpus_per_worker > 0
         in_process = study.workers == 1 and not use_gpu
-        threads = max(1, _available("CPU") // concurrent)
+        threads = max(1, min(_available("CPU") // concurrent, _cpus_of_a_node()))
         if in_process:
-            trainable = tune.with_resources(_train_in_process(threads), {"CPU": threads})
+            trainable = tune.with_resources(_train_in_process(threads, mirror), {"CPU": threads})
         else:
             trainable = tune.with_resources(
-                _train_by_workers(study.workers, study.gpus_per_worker),
+                _train_by_workers(study.workers, study.gpus_per_worker, mirror),
                 {"CPU": 0, "memory": DRIVER_MEMORY},
             )
         metric = study.objectives[0]
@@ -79,7 +89,7 @@ def run_study(study: Study) -> Outcome:
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=_Scheduler(search, searcher),
+                    scheduler=_Scheduler(search, searcher, mirror),
                     metric=metric,
                     mode="max",
                     num_samples=-1,
@@ -104,7 +114,7 @@ def run_study(study: Study) -> Outcome:
             ray.shutdown()
     if searcher.disk_is_full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(study.out))
-    store.compact(study.out)
+    mirror.compact()
     return _outcome(study, search, searcher.budget_is_spent)
 
 
@@ -119,14 +129,34 @@ def _join_or_start(study: Study) -> bool:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         return False
+    if not study.address:
+        _make_token()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if study.address:
-        environment: dict[str, Any] = {"working_dir": str(ROOT), "excludes": _EXCLUDED}
+        environment: dict[str, Any] = {"env_vars": _ON_CLUSTERS}
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job that was submitted brings its code itself
+            environment |= {"working_dir": str(ROOT), "excludes": _EXCLUDED}
         ray.init(address=study.address, runtime_env=environment, **quiet)
     else:
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
         ray.init(runtime_env=environment, include_dashboard=True, **quiet)
     return True
+
+
+def _make_token() -> None:
+    """The user's token for Ray on this machine, for his eyes alone; Ray would let every user read it."""
+    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if elsewhere or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    file = Path.home() / ".ray" / "auth_token"
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        file.chmod(0o600)
+    else:
+        os.write(descriptor, secrets.token_hex(32).encode())
+        os.close(descriptor)
 
 
 def _available(resource: str) -> int:
@@ -139,31 +169,39 @@ def _concurrency(study: Study) -> int:
         room = ray.cluster_resources().get("GPU", 0) / (study.gpus_per_worker * study.workers)
     else:
         room = _available("CPU") / study.workers
+    if study.address and study.max_concurrent:  # the autoscaler starts what is missing
+        room = max(room, study.max_concurrent)
     if room < 1:
         need = f"{study.gpus_per_worker:g} GPU" if study.gpus_per_worker > 0 else "1 CPU"
         raise ClusterError(
             f"the cluster has no room for a trial of {study.workers} workers with {need} each; "
-            f"it has {_available('CPU')} CPUs and {_available('GPU')} GPUs"
+            f"it has {_available('CPU')} CPUs and {_available('GPU')} GPUs; "
+            "if nodes start when they are needed, give --max-concurrent"
         )
     packs = study.trials * -(-study.replicates // study.pack)
     return max(1, min(int(room), study.max_concurrent or int(room), packs))
 
 
-def _train_in_process(threads: int) -> Any:
+def _cpus_of_a_node() -> int:
+    """Of the largest; a trial in one process cannot have more, however many the cluster has."""
+    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+
+
+def _train_in_process(threads: int, mirror: Mirror) -> Any:
     def train(config: dict[str, Any]) -> None:
         import torch
 
         torch.set_num_threads(threads)
         with _full_disk_told():
-            record(config["trials"], "cpu", tune.report)
+            train_mirrored(config["trials"], "cpu", tune.report, mirror)
 
     return train
 
 
-def _train_by_workers(workers: int, gpus_per_worker: float) -> Any:
+def _train_by_workers(workers: int, gpus_per_worker: float, mirror: Mirror) -> Any:
     def train(config: dict[str, Any]) -> None:
         with _full_disk_told():
-            train_on_workers(config["trials"], workers, gpus_per_worker)
+            train_on_workers(config["trials"], workers, gpus_per_worker, mirror)
 
     return train
 
@@ -184,9 +222,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
     the tables hold all that a resumed study needs.
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, mirror: Mirror) -> None:
         super().__init__(metric=search.study.objectives[0], mode="max")
-        self._search = search
+        self._search, self._mirror = search, mirror
         self._running: dict[str, list[Trial]] = {}
         self._started_at: dict[str, float] = {}
         self._ends_at = time.monotonic() + search.study.budget_s
@@ -211,6 +249,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         trials = [] if must_end else self._search.next_pack(self._search.study.pack)
         if not trials:
             return None if self._search.is_waiting and not must_end else str(Searcher.FINISHED)
+        self._mirror.push_run()  # what Optuna knows of a trial is safe before it starts
         self._running[trial_id] = trials
         self._started_at[trial_id] = time.monotonic()
         return {"trials": trials}
@@ -228,6 +267,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             trial_id, f"its process vanished {MAX_CRASHES + 1} times; memory may be short"
         )
         for trial in self._running.pop(trial_id):
+            self._mirror.ended(trial.trial_id)
             row = store.read_trial(trial.out, trial.trial_id)
             if row is None and error:
                 record_end(trial, "FAILED", reason)
@@ -235,7 +275,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
                 record_end(trial, "STOPPED")
             elif row is None:
                 continue
+            self._mirror.push_row(trial.trial_id)
             self._search.ended(trial)
+        self._mirror.push_run()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -250,9 +292,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     """Asks the study's search, after each evaluation, whether to stop the trial."""
 
-    def __init__(self, search: Search, searcher: _StudySearcher) -> None:
+    def __init__(self, search: Search, searcher: _StudySearcher, mirror: Mirror) -> None:
         super().__init__()
-        self._search, self._searcher = search, searcher
+        self._search, self._searcher, self._mirror = search, searcher, mirror
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -263,6 +305,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
             for own, value in _shown(trial, result)
             if value is not None
         ]
+        self._mirror.push_run()
         return str(self.STOP if any(stops) else self.CONTINUE)
 
     def on_trial_error(self, _: Any, trial: Any) -> None:

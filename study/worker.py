@@ -1,30 +1,35 @@
 """Ray Train runs one trial on several workers, or on GPUs; Ray Tune sees its metrics."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from mmjsd.batches import Workers
 from study import store
+from study.mirror import Mirror
 from study.record import Trial, is_disk_full, record, record_end
 
 MAX_FAILURES = 2
 """How often lost workers are replaced; all go on from the trial's last checkpoint."""
 
 
-def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float) -> None:
+def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, mirror: Mirror) -> None:
     """Run a pack by one worker, or a trial by several; called by the trial's driver, within Ray Tune.
 
     Args:
         trials: what to train, as one.
         workers: processes, each with its rows of every batch.
         gpus_per_worker: 0 trains on CPUs, one for each worker.
+        mirror: brings what is written to where the study is kept.
     """
     resources = {"GPU": gpus_per_worker} if gpus_per_worker > 0 else {"CPU": 1.0}
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"trials": trials},
+        train_loop_config={"trials": trials, "mirror": mirror},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -43,9 +48,34 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float) 
         if is_disk_full(error):
             raise
         for trial in trials:
+            mirror.ended(trial.trial_id)
             if store.read_trial(trial.out, trial.trial_id) is None:
                 record_end(trial, "FAILED", f"{type(error).__name__}: {error}")
+                mirror.push_row(trial.trial_id)
+
+
+def train_mirrored(
+    trials: Sequence[Trial],
+    device: torch.device | str,
+    report: Callable[[dict[str, Any]], None],
+    mirror: Mirror,
+) -> None:
+    """Run trials from where the study is kept, and bring what they write there: each epoch, and their end."""
+    leads = Workers.current().rank == 0
+
+    def bring() -> None:
+        for trial in trials if leads else ():
+            mirror.push_trial(trial.trial_id)
+
+    def report_what_is_safe(values: dict[str, Any]) -> None:
+        bring()
+        report(values)
+
+    for trial in trials:
+        mirror.fetch_trial(trial.trial_id)
+    record(trials, device, report_what_is_safe)
+    bring()
 
 
 def _train(config: dict[str, Any]) -> None:
-    record(config["trials"], get_device(), ray.train.report)
+    train_mirrored(config["trials"], get_device(), ray.train.report, config["mirror"])

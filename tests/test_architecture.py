@@ -74,13 +74,13 @@ def offenders(importer: str, imported: str, allowed: str = "(?!)") -> list[str]:
         ("study", "analysis|cluster|benchmarks|tests", "(?!)"),
         ("study", "search_spaces", r"study\.run>.*|study\.space>.*"),
         ("study", "ray", r"study\.(tuner|worker|run)>.*"),
-        (".*", "pyarrow", r"study\.store>.*"),
+        (".*", "pyarrow", r"study\.(store|files)>.*"),
         (".*", "mlflow|wandb", r"study\.loggers>.*"),
         ("search_spaces", "torch|ray|analysis|cluster|benchmarks|tests", "(?!)"),
         ("search_spaces", "mmjsd|study", r".*>(study\.config|study\.space|mmjsd\.config)"),
         ("analysis", "torch|ray|mmjsd|search_spaces|cluster|benchmarks|tests", "(?!)"),
-        ("analysis", "study", r".*>study\.store"),
-        ("cluster", "mmjsd|study|search_spaces|analysis|benchmarks|tests", "(?!)"),
+        ("analysis", "study", r".*>study\.(store|files|mirror)"),
+        ("cluster", "mmjsd|study|search_spaces|analysis|benchmarks|tests", r"cluster\.live>study\.files"),
     ],
 )
 def test_import_only_what_lies_below_them(importer, imported, allowed):
@@ -93,7 +93,8 @@ def test_import_in_no_circle():
 
 
 LIGHT = re.compile(
-    r"mmjsd\.(config|data|specs|sources|text)|study\.(config|space|store|run|options)|(analysis|search_spaces)(\..*)?"
+    r"mmjsd\.(config|data|specs|sources|text)|study\.(config|space|store|run|options|files|mirror)"
+    r"|(analysis|search_spaces)(\..*)?"
 )
 """Modules that list spaces, show help and make reports, and so must start without torch and ray."""
 

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher
 
 from study import tuner
+from study.mirror import Mirror
 
 
 class Clock:
@@ -47,7 +49,7 @@ def searcher(**changes):
         return [SimpleNamespace(number=search.served) for _ in range(limit)]
 
     search.next_pack = serve
-    return tuner._StudySearcher(search), search
+    return tuner._StudySearcher(search, Mirror(Path("unused"), None)), search
 
 
 def test_no_trial_starts_after_the_time(clock):
@@ -114,7 +116,7 @@ def test_a_trial_that_could_not_say_why_it_failed_has_its_reason(
 
 def test_what_a_process_raised_is_kept_for_the_tables(clock, tmp_path):
     made, search = searcher()
-    scheduler = tuner._Scheduler(search, made)
+    scheduler = tuner._Scheduler(search, made, Mirror(Path("unused"), None))
     file = tmp_path / "error.pkl"
     file.write_bytes(pickle.dumps(RayTaskError("train", "Traceback ...\nKeyError: 'x'", KeyError("x"))))
     scheduler.on_trial_error(None, SimpleNamespace(trial_id="a", pickled_error_file=str(file)))

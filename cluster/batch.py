@@ -1,0 +1,82 @@
+"""Checks a batch script of Slurm offline."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from cluster.findings import Finding, placeholders
+
+_NAMES = """
+account array begin chdir comment constraint cpus-per-gpu cpus-per-task dependency distribution error
+exclude exclusive export gpu-bind gpus gpus-per-node gpus-per-task gres hint input job-name mail-type
+mail-user mem mem-per-cpu mem-per-gpu nice no-requeue nodelist nodes ntasks ntasks-per-gpu ntasks-per-node
+open-mode output partition qos requeue reservation signal switches time time-min tmp wckey
+"""
+_OPTIONS = frozenset(_NAMES.split())
+"""The long options of sbatch that a study may need."""
+
+
+def check_slurm(path: Path, text: str) -> Iterator[Finding]:
+    """Every check of a batch script."""
+    options = _options(text)
+    yield Finding("bash", tuple(_bash(path)))
+    yield Finding("options", tuple(_unknown(options)))
+    yield Finding(
+        "placeholders", tuple(placeholders({f"#SBATCH --{key}": each for key, each in options.items()}))
+    )
+    yield Finding("nodes", tuple(_nodes(options)))
+    yield Finding("GPUs", tuple(_gpus(options, text)))
+    yield Finding("ports", tuple(_ports(text)))
+    yield Finding("token", tuple(_token(text)))
+
+
+def _options(text: str) -> dict[str, str]:
+    """Values by option, from the lines that begin with #SBATCH."""
+    return dict(re.findall(r"^#SBATCH\s+--([\w-]+)(?:[= ](\S+))?", text, re.MULTILINE))
+
+
+def _bash(path: Path) -> Iterator[str]:
+    if shutil.which("bash") is None:
+        return
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        yield (done.stderr.strip().splitlines() or ["bash refuses it"])[0]
+
+
+def _unknown(options: Mapping[str, str]) -> Iterator[str]:
+    for key in options:
+        if key not in _OPTIONS:
+            guess = get_close_matches(key, _OPTIONS, n=1)
+            yield f"sbatch has no option --{key}" + (f"; did you mean --{guess[0]}?" if guess else "")
+    for needed in ("nodes", "time", "cpus-per-task"):
+        if needed not in options:
+            yield f"#SBATCH --{needed} is missing"
+
+
+def _nodes(options: Mapping[str, str]) -> Iterator[str]:
+    tasks = options.get("ntasks-per-node", "1")
+    if tasks != "1":
+        yield f"--ntasks-per-node is {tasks}; expected 1, as each node runs one Ray"
+
+
+def _gpus(options: Mapping[str, str], text: str) -> Iterator[str]:
+    asks = "gpus-per-node" in options or "gpu" in options.get("gres", "")
+    if asks and "--num-gpus" not in text:
+        yield "the nodes have GPUs, but ray start lacks --num-gpus"
+    if not asks and re.search(r"gpu", options.get("partition", "")):
+        yield "the partition has GPUs, but the job asks for none; add --gpus-per-node"
+
+
+def _ports(text: str) -> Iterator[str]:
+    if re.search(r"--dashboard-host[= ](0\.0\.0\.0|::)", text):
+        yield "the dashboard is open to the network; leave --dashboard-host at 127.0.0.1"
+
+
+def _token(text: str) -> Iterator[str]:
+    if "RAY_AUTH_MODE=token" not in text:
+        yield "RAY_AUTH_MODE=token is missing, so every user of the nodes could run code in the job"
+    if not re.search(r"^umask 077$", text, re.MULTILINE):
+        yield "umask 077 is missing, so every user of the nodes could read the token"

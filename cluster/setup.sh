@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Installs the project with its pinned packages into ~/mmjsd-venv, and nothing where that is done. For every node of
+# a cluster, which must all have the same environment.
+#
+#   cluster/setup.sh [PACKAGE ...]    PACKAGE: what this node needs besides, such as boto3 on the head of gpu.yaml
+set -euo pipefail
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${MMJSD_VENV:-$HOME/mmjsd-venv}
+
+if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "error: this node has $(python3 --version); choose an image with Python 3.11 or later" >&2
+  exit 2
+fi
+wanted=$(cat "$project/pyproject.toml" "$project/constraints.txt" <(echo "$@") | sha256sum)
+if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
+  if ! python3 -c 'import ensurepip' 2>/dev/null; then # Debian and Ubuntu keep it apart
+    sudo apt-get -qq update
+    sudo DEBIAN_FRONTEND=noninteractive apt-get -qq install -y python3-venv
+  fi
+  python3 -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --constraint "$project/constraints.txt" --editable "$project" "$@"
+  echo "$wanted" >"$venv/installed"
+fi
+if [ -f ~/.ray/auth_token ]; then chmod 600 ~/.ray/auth_token; fi # Ray itself leaves it to be read by all

@@ -1,0 +1,118 @@
+"""The command line with --out in object storage: what it refuses, says and leaves in the bucket."""
+
+import json
+import os
+import sys
+
+import pytest
+
+from analysis import report
+from study.files import Bucket, FilesError
+from study.mirror import Mirror, local_folder
+from tests.storage import credentials as credentials  # a fixture
+from tests.storage import server as server  # a fixture
+from tests.test_run import refused, start
+from tests.test_run import tuner as tuner  # a fixture
+
+SMOKE = "--space smoke --preset laptop --out"
+
+pytestmark = pytest.mark.usefixtures("credentials")
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def pushing(tuner, monkeypatch):
+    """The fake tuner, which brings to the bucket what the true one would first of all."""
+    run_study = tuner.run_study
+
+    def push(study):
+        Mirror(study.out, study.remote).know_run()
+        return run_study(study)
+
+    monkeypatch.setattr(sys.modules["study.tuner"], "run_study", push)
+    return tuner
+
+
+def test_a_study_starts_in_a_folder_of_this_machine_and_says_where_it_is_kept(pushing, capsys, caplog):
+    caplog.set_level("INFO")
+    url = "s3://studies/cli/begun"
+    assert start(f"{SMOKE} {url}") == 0
+    assert (pushing.study.remote, pushing.study.name) == (url, "begun")
+    assert pushing.study.out == local_folder(url)
+    assert f"results: {url}/results" in caplog.text
+    assert f"python analysis/report.py {url}" in caplog.text
+    kept = {entry.name: Bucket(url).read(entry.name).decode() for entry in Bucket(url).entries()}
+    assert set(kept) == {"study.json", "manifest.json"}
+    assert json.loads(kept["study.json"])["command"][-1] == url
+    written = "".join(kept.values()) + caplog.text + capsys.readouterr().out
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in written
+    assert os.environ["AWS_ACCESS_KEY_ID"] not in written
+
+
+def test_a_study_that_the_bucket_holds_is_resumed_from_it_alone(pushing, capsys, tmp_path, monkeypatch):
+    url = "s3://studies/cli/held"
+    assert start(f"{SMOKE} {url}") == 0
+    monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "elsewhere"))
+    assert refused(capsys, f"{SMOKE} {url}").startswith(f"{url} already holds a study; add --resume")
+    assert start(f"{SMOKE} {url} --resume") == 0
+    assert len(json.loads((local_folder(url) / "manifest.json").read_text())["resumed"]) == 1
+    sentence = refused(capsys, f"{SMOKE} {url} --resume --seed 3")
+    assert sentence.startswith(f"the study in {url} has seed 0, not 3")
+
+
+def test_a_folder_that_was_left_here_is_no_study_of_the_bucket(pushing):
+    url = "s3://studies/cli/left"
+    (local_folder(url) / "results" / "trials").mkdir(parents=True)
+    (local_folder(url) / "results" / "trials" / "old-r0.parquet").write_text("")
+    assert start(f"{SMOKE} {url}") == 0
+    assert not (local_folder(url) / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("s3://key:hidden@studies/run", "s3://studies/run must come without credentials"),
+        ("s3://studies", "s3://studies names no folder in a bucket"),
+        ("ftp://studies/run", "ftp://studies/run is in no storage that is known"),
+        ("s3://missing/run", "cannot write s3://missing/run/"),
+    ],
+)
+def test_refuses_what_cannot_be_before_anything_starts(tuner, capsys, out, sentence):
+    told = refused(capsys, f"{SMOKE} {out}")
+    assert told.startswith(sentence)
+    assert "hidden" not in told
+    assert tuner.studies == []
+
+
+def test_refuses_a_folder_that_holds_something_else_and_a_study_that_is_not_there(capsys):
+    Bucket("s3://studies/cli/other").write("notes.txt", b"mine")
+    assert "is not empty and holds no study" in refused(capsys, f"{SMOKE} s3://studies/cli/other")
+    assert Bucket("s3://studies/cli/other").read("notes.txt") == b"mine"
+    told = refused(capsys, f"{SMOKE} s3://studies/cli/none --resume")
+    assert told.startswith("nothing to resume: there is no s3://studies/cli/none/study.json")
+
+
+def test_storage_that_is_lost_ends_a_study_that_can_go_on(tuner, capsys):
+    tuner.error = FilesError("cannot write s3://studies/x: storage does not answer")
+    assert start(f"{SMOKE} s3://studies/cli/lost") == 1
+    told = capsys.readouterr().err
+    assert (
+        told == "error: cannot write s3://studies/x: storage does not answer; "
+        "the same command with --resume goes on\n"
+    )
+
+
+def test_a_dry_run_names_the_url_and_writes_nothing(capsys):
+    url = "s3://studies/cli/dry"
+    assert start(f"{SMOKE} {url} --dry-run") == 0
+    assert url in capsys.readouterr().out
+    assert Bucket(url).entries() == []
+
+
+def test_a_report_of_what_is_not_there_is_refused(capsys):
+    assert report.main(["s3://studies/cli/nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

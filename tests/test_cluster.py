@@ -1,0 +1,201 @@
+"""Studies on Ray nodes that ask for a token, and in object storage: killed, moved, resumed, reported."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from analysis.report import main as report
+from study import store
+from study.files import Bucket
+from tests.storage import Server
+from tests.test_study import _kill_tree, _wait_for, measurements, trials
+
+ROOT = Path(__file__).resolve().parents[1]
+RAY = Path(sys.executable).with_name("ray")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """A cache that the module's studies share, a token, and settings of a user that are nobody's."""
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text(64 * "b")
+    token.chmod(0o600)
+    server = Server()
+    server.make_bucket("studies")
+    yield {
+        **os.environ,
+        "MMJSD_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "RAY_AUTH_MODE": "token",
+        "RAY_raylet_start_wait_time_s": "120",  # on a machine that is busy
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "AWS_ACCESS_KEY_ID": "key-that-nobody-has",
+        "AWS_SECRET_ACCESS_KEY": "s3cret-that-nobody-has",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{server.address}",
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}",  # jobs run the python that they find
+    }
+    server.stop()
+
+
+class Nodes:
+    """A cluster whose nodes are processes here: a head that trains nothing, and three workers of one CPU."""
+
+    def __init__(self, environment):
+        self.environment = environment
+        self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
+        self.port, self.dashboard = _free_port(), _free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.processes = []
+        head = ("--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--num-cpus=0")
+        self._start(*head, f"--temp-dir={self.folder}")
+        self.add()
+        self.add()
+        self.add()
+
+    def add(self):
+        """A further worker."""
+        self._start(f"--address={self.address}", "--num-cpus=1")
+
+    def stop(self):
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                _kill_tree(process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, *options):
+        command = [RAY, "start", *options, "--node-ip-address=127.0.0.1", "--block", "--disable-usage-stats"]
+        log = Path(self.folder, f"node{len(self.processes)}.log")
+        with log.open("w") as opened:
+            process = subprocess.Popen(
+                command, env=self.environment, cwd="/tmp", stdout=opened, stderr=subprocess.STDOUT
+            )
+        self.processes.append(process)
+        _wait_for(lambda: "Ray runtime started" in log.read_text(), process)
+
+
+@pytest.fixture(scope="module")
+def nodes(environment):
+    made = Nodes(environment)
+    yield made
+    made.stop()
+
+
+def _free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def command(out, *options):
+    return [sys.executable, "study/run.py", "--space", "smoke", "--out", str(out), *options]
+
+
+def run(environment, out, *options):
+    return subprocess.run(
+        command(out, *options), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+TWO = ("--preset", "laptop", "--gpus-per-worker", "0", "--workers", "2", "--trials", "1", "--replicates", "1")
+LONG = ("--training.epochs", "4", "--data.samples_per_epoch", "3000")
+
+
+def test_a_trial_whose_node_is_killed_in_mid_epoch_ends_once_with_equal_values(nodes, environment, tmp_path):
+    expected, out = tmp_path / "undisturbed", tmp_path / "killed"
+    options = (*TWO, *LONG, "--address", nodes.address)
+    said = run(environment, expected, *options)
+    assert said.returncode == 0, said.stdout + said.stderr
+    process = subprocess.Popen(command(out, *options), cwd=ROOT, env=environment)
+    _wait_for(lambda: list(out.glob("checkpoints/*/epoch-000002")), process, 400)
+    victim = next(each for each in nodes.processes[1:] if _trains(each))
+    _kill_tree(victim)
+    assert process.wait(600) == 0
+    (row,) = store.read(out).trials.to_pylist()
+    assert (row["state"], row["epochs"], row["workers"]) == ("COMPLETE", 4, 2)
+    assert measurements(out) == measurements(expected)
+    nodes.add()
+
+
+def _trains(node):
+    """Whether a worker of a trial runs on the node."""
+    titles = [" ".join(child.cmdline()) for child in psutil.Process(node.pid).children(recursive=True)]
+    return any("RayTrainWorker" in title for title in titles)
+
+
+def test_a_submitted_job_trains_and_the_dashboard_asks_for_the_token(nodes, environment, tmp_path):
+    out = tmp_path / "job"
+    study = ["python", "study/run.py", "--space", "smoke", "--address", "auto", "--out", str(out)]
+    place = ["--address", f"http://127.0.0.1:{nodes.dashboard}", "--working-dir", str(ROOT)]
+    job = [RAY, "job", "submit", *place, "--", *study, "--preset", "laptop", "--gpus-per-worker", "0"]
+    refused = subprocess.run(
+        job, env=environment | {"RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True, timeout=100
+    )
+    assert refused.returncode != 0
+    assert not out.exists()
+    for _ in range(10):
+        said = subprocess.run(job, env=environment, capture_output=True, text=True, timeout=600)
+        if "please try again later" not in said.stderr:  # the head's agent has yet to report itself
+            break
+        time.sleep(10)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "4 trials complete" in said.stdout
+    assert {row["state"] for row in trials(out).values()} == {"COMPLETE"}
+
+
+def test_a_study_in_a_bucket_outlives_head_and_folder(environment, tmp_path):
+    """Killed with all its processes, its folder lost, resumed elsewhere, replayed and reported."""
+    url, options = "s3://studies/whole", ("--training.epochs", "4", "--max-concurrent", "2")
+    bucket = Bucket(f"{url}?endpoint_override={environment['AWS_ENDPOINT_URL'][7:]}&scheme=http")
+    os.environ |= {name: environment[name] for name in environment if name.startswith("AWS_")}
+    process = subprocess.Popen(command(url, *options), cwd=ROOT, env=environment)
+
+    def one_ended_and_another_is_in_the_middle():
+        names = [entry.name.split("/") for entry in bucket.entries()]
+        ended = {each[2].removesuffix(".parquet") for each in names if each[:2] == ["results", "trials"]}
+        return ended and {each[1] for each in names if each[0] == "checkpoints"} - ended
+
+    _wait_for(one_ended_and_another_is_in_the_middle, process, 500)
+    _kill_tree(process)
+    ended = {entry.name for entry in bucket.entries("results/trials")}
+    elsewhere = environment | {"MMJSD_CACHE": str(tmp_path / "cache")}
+    refused = run(elsewhere, url, *options)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert f"error: {url} already holds a study; add --resume" in refused.stderr
+    said = run(elsewhere, url, *options, "--resume")
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "4 trials complete" in said.stdout
+    assert f"python analysis/report.py {url}" in said.stdout
+    for name in ended:
+        assert bucket.read(name) is not None
+    os.environ["MMJSD_CACHE"] = elsewhere["MMJSD_CACHE"]
+    rows = json.loads(bucket.read("manifest.json"))
+    assert len(rows["resumed"]) == 1
+    for name in _begun(bucket):
+        replayed = [sys.executable, "study/run.py", "--replay", f"{url}/{name}"]
+        told = subprocess.run(replayed, cwd=ROOT, env=elsewhere, capture_output=True, text=True, timeout=280)
+        assert told.returncode == 0, told.stdout + told.stderr
+    assert report([url, "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "data:image/png" in page
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        secret = environment[name].encode()
+        assert secret not in page.encode()
+        for _, content in bucket.read_all(entry.name for entry in bucket.entries()):
+            assert secret not in content
+
+
+def _begun(bucket):
+    return sorted({entry.name.split("/")[1] for entry in bucket.entries("checkpoints")})[:2]

@@ -1,0 +1,267 @@
+"""The doctor finds nothing wrong with launcher files that are filled in, and names every planted mistake."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster import doctor, providers
+from cluster.findings import CheckError, unknown_keys
+from cluster.launcher import TOKEN, check_file
+
+FILES = Path(__file__).parent.parent / "cluster"
+LAUNCHERS = ("gpu.yaml", "gcp.yaml", "onprem.yaml", "kuberay.yaml", "slurm.sh")
+
+FILLED = {
+    "gpu.yaml": {"REPLACE-WITH-YOUR-INSTANCE-PROFILE": "study-worker"},
+    "gcp.yaml": {
+        "REPLACE-WITH-YOUR-PROJECT": "studies-1234",
+        "REPLACE-WITH-YOUR-SERVICE-ACCOUNT": "study@studies-1234.iam.gserviceaccount.com",
+    },
+    "onprem.yaml": {
+        "REPLACE-WITH-THE-HEAD": "192.0.2.1",
+        "REPLACE-WITH-A-WORKER": "192.0.2.2",
+        "REPLACE-WITH-YOUR-USER": "ada",
+    },
+    "kuberay.yaml": {
+        "REPLACE-WITH-YOUR-BUCKET": "studies",
+        "REPLACE-WITH-YOUR-SERVICE-ACCOUNT": "study",
+        "REPLACE-WITH-YOUR-IMAGE": "registry.example/mmjsd-study:1",
+    },
+    "slurm.sh": {"REPLACE-WITH-YOUR-ACCOUNT": "lab", "REPLACE-WITH-A-PARTITION": "gpu"},
+}
+"""What a user replaces before the first `ray up`."""
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    """A user with a token, a key and credentials of both clouds."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    for path in (
+        TOKEN,
+        "~/.ssh/id_ed25519",
+        "~/.aws/credentials",
+        "~/.config/gcloud/application_default_credentials.json",
+    ):
+        file = Path(path).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(64 * "a")
+        file.chmod(0o600)
+
+
+def filled(tmp_path, name, *changes):
+    text = (FILES / name).read_text()
+    for old, new in [*FILLED[name].items(), *changes]:
+        assert old in text, old
+        text = text.replace(old, new)
+    file = tmp_path / name
+    file.write_text(text)
+    return file
+
+
+def problems(file):
+    return [f"{finding.check}: {problem}" for finding in check_file(file) for problem in finding.problems]
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_filled_in_is_well(tmp_path, name):
+    assert problems(filled(tmp_path, name)) == []
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_as_it_comes_lacks_what_has_to_be_replaced_and_nothing_else(name):
+    found = problems(FILES / name)
+    assert {each.partition(":")[0] for each in found} == {"placeholders"}
+    text = " ".join(found)
+    assert all(placeholder in text for placeholder in FILLED[name])
+
+
+MISTAKES = {
+    "gpu.yaml": {
+        "typo inside a node config": ("InstanceType: m7i", "InstanceTyp: m7i", "did you mean InstanceType?"),
+        "typo deep inside a node config": ("VolumeSize: 150", "VolumSize: 150", "did you mean VolumeSize?"),
+        "an instance that is not": ("g6.xlarge", "g6.xlarg", "InstanceType cannot be 'g6.xlarg'"),
+        "a market that is not": ("MarketType: spot", "MarketType: spott", "did you mean 'spot'?"),
+        "a number as text": ("VolumeSize: 60", 'VolumeSize: "60"', "expected integer"),
+        "typo of a launcher's own": ("idle_timeout_minutes", "idle_timeout_minute", "was unexpected"),
+        "a key twice": ("max_workers: 4\nidle", "max_workers: 4\nmax_workers: 40\nidle", "stands twice"),
+        "min above max": (
+            "min_workers: 0\n    max_workers: 2",
+            "min_workers: 3\n    max_workers: 2",
+            "min_workers 3 is more than its max_workers 2",
+        ),
+        "a type above the cluster": ("max_workers: 2", "max_workers: 20", "more than the cluster's"),
+        "a head that is no type": ("head_node_type: head", "head_node_type: haed", "head_node_type"),
+        "no token": ("  ~/.ray/auth_token: ~/.ray/auth_token\n", "", "brings no token"),
+        "token off on workers": (
+            "export RAY_AUTH_MODE=token && ulimit -n 65536 &&\n    ray start --address",
+            "ulimit -n 65536 &&\n    ray start --address",
+            "worker_start_ray_commands lack RAY_AUTH_MODE=token",
+        ),
+        "a port open to the world": (
+            "    GroupName: mmjsd-study",
+            "    IpPermissions: [{FromPort: 8265, ToPort: 8265, IpRanges: [{CidrIp: 0.0.0.0/0}]}]",
+            "ports 8265-8265 are open to the world",
+        ),
+        "Ray's own security group": ("    GroupName: mmjsd-study", "    {}", "no security group"),
+        "an open dashboard": ("host=127.0.0.1", "host=0.0.0.0", "opens the dashboard"),
+        "a GPU without a resource": ("{CPU: 4, GPU: 1}", "{CPU: 4}", "has a GPU that resources do not name"),
+        "a resource without a GPU": ("g6.xlarge", "m7i.xlarge", "resources name 1 GPU, m7i.xlarge has 0"),
+        "no image": (
+            "resolve:ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id",
+            "latest_dlami",
+            "has no ImageId",
+        ),
+        "an image without a driver": (
+            "service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu",
+            "service/canonical/ubuntu/server",
+            "brings no driver",
+        ),
+        "a small disk": ("VolumeSize: 150", "VolumeSize: 30", "a disk of 30 GB is too small"),
+        "a zone elsewhere": (
+            "region: us-west-2",
+            "region: us-west-2\n  availability_zone: us-east-1a",
+            "does not lie in region",
+        ),
+        "a key in the file": ("setup.sh boto3]", "setup.sh boto3, AKIAIOSFODNN7EXAMPLE]", "holds a secret"),
+        "an unpinned environment": (
+            "[bash ~/mmjsd-study/cluster/setup.sh]",
+            "[pip install ray]",
+            "install no pinned environment",
+        ),
+        "a file that is not": ("study: study\n", "study: studdy\n", "studdy"),
+        "code that stays behind": ("  ~/mmjsd-study/analysis: analysis\n", "", "lacks analysis"),
+        "another port": ("--port=6379", "--port=6380", "look for the head at port 6379"),
+        "no autoscaling": (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "no worker ever starts"),
+        "an unknown provider": ("type: aws", "type: azur", "provider.type is 'azur'"),
+    },
+    "gcp.yaml": {
+        "typo in GCP's node config": ("machineType: g2", "machinetype: g2", "did you mean machineType?"),
+        "an old driver": ("with-nvidia-580", "with-nvidia-570", "driver 570 is too old"),
+        "a GPU that would migrate": ("          onHostMaintenance: TERMINATE\n", "", "onHostMaintenance"),
+    },
+    "onprem.yaml": {
+        "a machine twice": ("192.0.2.2", "192.0.2.1", "stands twice"),
+        "more workers than machines": ("max_workers: 1", "max_workers: 3", "there are 1 worker_ips"),
+        "a key that is not there": ("id_ed25519", "id_rsa", "does not exist"),
+    },
+    "kuberay.yaml": {
+        "typo in a RayJob": ("shutdownAfterJobFinishes", "shutdownAfterJobFinish", "did you mean"),
+        "a pod without GPU": ('nvidia.com/gpu: "1", ', "", "no trial would get a GPU"),
+        "a load balancer": ("serviceType: ClusterIP", "serviceType: LoadBalancer", "opens the dashboard"),
+        "a RayJob without token": ("mode: token", "mode: disabled", "not token"),
+        "replicas out of bounds": ("minReplicas: 0", "minReplicas: 5", "minReplicas <= replicas"),
+        "results on a pod": ("s3://studies", "/tmp", "results would go with the pods"),
+    },
+    "slurm.sh": {
+        "typo of sbatch": ("--gpus-per-node=1", "--gpu-per-node=1", "did you mean --gpus-per-node?"),
+        "a token for all": ("umask 077", "umask 022", "could read the token"),
+        "bad bash": ("end() {", "end( {", "syntax error"),
+    },
+}
+"""By file: what is replaced by what, and what the doctor has to say of it."""
+
+
+@pytest.mark.parametrize(("name", "mistake"), [(name, each) for name in MISTAKES for each in MISTAKES[name]])
+def test_names_the_mistake(tmp_path, name, mistake):
+    old, new, words = MISTAKES[name][mistake]
+    found = problems(filled(tmp_path, name, (old, new)))
+    assert any(words in each for each in found), found
+
+
+def test_names_what_the_user_lacks(tmp_path):
+    file = filled(tmp_path, "gpu.yaml")
+    token = Path(TOKEN).expanduser()
+    token.chmod(0o644)
+    assert any("can be read by other users" in each for each in problems(file))
+    token.write_text("short")
+    assert any("fewer than 32 characters" in each for each in problems(file))
+    token.unlink()
+    assert any("ray get-auth-token" in each for each in problems(file))
+    Path("~/.aws/credentials").expanduser().unlink()
+    assert any("aws configure" in each for each in problems(file))
+
+
+def test_tells_one_line_a_check_and_its_exit_code(tmp_path, capsys):
+    file = filled(tmp_path, "gpu.yaml")
+    assert doctor.main([str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(check_file(file))
+    assert all(line.startswith("ok    ") for line in lines)
+    assert doctor.main([str(filled(tmp_path, "gpu.yaml", ("VolumeSize: 150", "VolumeSize: 30")))]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+    assert len(failed) == 2  # spot and on_demand
+    assert all(line.startswith("FAIL  disk: ") for line in failed)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        (b"\xff\xfe", "cannot read"),
+        (b"- 1", "no launcher file"),
+        (b"a: 1", "no launcher file"),
+    ],
+)
+def test_refuses_what_is_no_launcher_file(tmp_path, capsys, content, words):
+    file = tmp_path / "file.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    assert doctor.main([str(file)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_refuses_options_of_a_running_cluster_with_a_file(capsys):
+    assert doctor.main(["cluster/gpu.yaml", "--out", "/tmp"]) == 2
+    assert "leave FILE out" in capsys.readouterr().err
+
+
+def test_counts_the_gpus_of_instances_that_exist():
+    known = ServiceModel(Loader().load_service_model("ec2", "service-2")).shape_for("InstanceType").enum
+    assert {name.partition(".")[0] for name in known} >= providers._AWS_GPUS.keys()
+    assert providers._AWS_SEVERAL.keys() <= set(known) | {"p3.8xlarge"}
+
+
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(nested)
+def test_finds_an_unknown_key_at_any_depth_and_nothing_in_known_ones(settings):
+    def known(value):
+        if isinstance(value, list):
+            merged = {}
+            for each in value:
+                merged |= known(each) or {}
+            return merged
+        return {key: known(each) for key, each in value.items()} if isinstance(value, dict) else {}
+
+    if not isinstance(settings, list):
+        assert list(unknown_keys(settings, known(settings), "x")) == []
+    if isinstance(settings, dict):
+        assert len(list(unknown_keys({**settings, "unknown": 1}, known(settings), "x"))) == (
+            "unknown" not in settings
+        )
+
+
+@given(name=st.sampled_from(("gpu.yaml", "kuberay.yaml", "slurm.sh")), data=st.data())
+def test_neither_fails_nor_hangs_on_a_file_with_a_part_replaced(tmp_path_factory, name, data):
+    text = (FILES / name).read_text()
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("# ")]
+    place = data.draw(st.integers(0, len(lines) - 1))
+    junk = data.draw(
+        st.sampled_from(["", ": [\n", "- 1\n", "a: !!python/object/apply:os.getcwd []\n", "\t\n", "x\n"])
+    )
+    file = tmp_path_factory.mktemp("part") / name
+    file.write_text("".join([*lines[:place], junk, *lines[place + 1 :]]))
+    with contextlib.suppress(CheckError):
+        check_file(file)
