@@ -131,9 +131,9 @@ def _sentence(event: tyro_errors.ParseErrorEvent, argv: Sequence[str], known: Se
     if argument is None:
         return str(getattr(event, "message", event))
     flag = _flag(argument.lowered.name_or_flags[0])
-    words = _values_by_flag(argv).get(flag, [])
+    given = _values_by_flag(argv).get(flag, [])
     choices = argument.lowered.choices
-    values = " ".join([word for word in words if word not in (choices or ())] or words)
+    values = " ".join([word for word in given if word not in (choices or ())] or given)
     if choices:
         expected = f"one of {', '.join(sorted(set(choices) - {'None'}))}"
     else:
@@ -150,21 +150,21 @@ _SHORT = {"coherence": "mean_coherence"}
 def _split(argv: Sequence[str]) -> list[str]:
     """The words, with what follows a study's option of several words split where commas are."""
     several = {_flag(each.name) for each in dataclasses.fields(StudyConfig) if "tuple[" in str(each.type)}
-    words: list[str] = []
+    result: list[str] = []
     flag = ""
     for word in argv:
         name, equals, value = word.partition("=")
         if word.startswith("--"):
             flag = _flag(name)
         if flag not in several:
-            words.append(word)
+            result.append(word)
             continue
         if word.startswith("--"):
-            words.append(name)
+            result.append(name)
         if equals or not word.startswith("--"):
             parts = (value if equals else word).split(",")
-            words += [_SHORT.get(part, part) for part in parts if part]
-    return words
+            result += [_SHORT.get(part, part) for part in parts if part]
+    return result
 
 
 def _flag(name: str) -> str:
