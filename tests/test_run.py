@@ -85,11 +85,11 @@ def refused(capsys, line):
     [
         (
             "--dry-run",
-            "--space is missing; choose one of fusion, paper, priors, smoke, subspaces, or give a file",
+            "--space is missing; choose one of faces, fusion, paper, priors, smoke, subspaces, or give a file",
         ),
         (
             "--space subspacs",
-            "unknown space 'subspacs'; did you mean 'subspaces'? choose one of fusion, paper,",
+            "unknown space 'subspacs'; did you mean 'subspaces'? choose one of faces, fusion, paper,",
         ),
         ("--space none.py", "no space file at none.py"),
         (
