@@ -19,10 +19,10 @@ STUDIES = sorted((FOLDER / "studies").iterdir())
 
 def shown(cell):
     """The text and the kinds of what a cell has shown."""
-    text = "".join(
-        output.get("text", "") + str(output.get("data", {}).get("text/plain", "")) for output in cell.outputs
-    )
-    return text, {kind for output in cell.outputs for kind in output.get("data", {})}
+    parts = [output.get("data", {}) for output in cell.outputs]
+    text = [output.get("text", "") for output in cell.outputs]
+    text += [each.get("text/markdown", each.get("text/plain", "")) for each in parts]
+    return "".join(text), {kind for each in parts for kind in each}
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda path: path.stem)
