@@ -1,4 +1,4 @@
-"""What the subspaces know of the class: a leak, since the class is what the modalities share."""
+"""What the subspaces know of class or attributes: a leak, since these are what the modalities share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from analysis.wording import code, fixed, p_text, plural, plus_minus
 
 @dataclass(frozen=True)
 class Leak:
-    """How well a linear probe reads the class from one modality's subspace."""
+    """How well a linear probe reads class or attributes from one modality's subspace."""
 
     modality: str
     mean: Estimate
@@ -26,16 +26,26 @@ class Leak:
     """Over the configs in which the subspace has a size, by the sizes in order."""
 
 
-def leak_quantity(modality: str) -> Quantity:
-    """The accuracy of the probe on a modality's subspace."""
-    return Quantity("style_probe_accuracy", target=modality)
+def leak_quantity(results: Results, modality: str) -> Quantity:
+    """What the probe on a modality's subspace reaches."""
+    of_attributes = Quantity("mean_style_probe_average_precision", target=modality)
+    return (
+        of_attributes if of_attributes in results.last else Quantity("style_probe_accuracy", target=modality)
+    )
+
+
+def what_is_read(results: Results) -> tuple[str, str]:
+    """What a probe reads, and by which measure it is judged."""
+    if results.find("mean_base_rate"):
+        return "the attributes", "mean average precision"
+    return "the class", "accuracy"
 
 
 def find_leaks(results: Results) -> list[Leak]:
     """One for each modality that has a subspace in some config."""
     found = []
     for modality in results.modalities:
-        quantity = leak_quantity(modality)
+        quantity = leak_quantity(results, modality)
         measured = [(each, values) for each in results.configs if (values := results.values(each, quantity))]
         if measured:
             noise = pool([values for _, values in measured], quantity.bounds)
@@ -57,18 +67,18 @@ def leak_sentences(findings: Findings, leaks: Sequence[Leak]) -> list[str]:
     if not leaks:
         return []
     results = findings.results
-    chance = results.chance
+    chance, (what, measure) = results.chance, what_is_read(results)
     read = ", ".join(f"{code(each.modality)} **{plus_minus(each.mean, 3)}**" for each in leaks)
     configs = plural(max(each.num_configs for each in leaks), "config")
     sentence = (
-        f"A linear probe reads the class from the subspace alone (accuracy, mean over {configs}): {read}."
+        f"A linear probe reads {what} from the subspace alone ({measure}, mean over {configs}): {read}."
     )
     if chance is not None:
         above = [code(each.modality) for each in leaks if (each.mean.low or 0) > chance]
-        told = f"the class leaks into the subspace of {', '.join(above)}" if above else "no leak shows"
-        sentence += f" Chance is {fixed(chance, 3)}: **{told}**."
+        told = f"{what} leak{'s' * (what == 'the class')} into the subspace of {', '.join(above)}"
+        sentence += f" Chance is {fixed(chance, 3)}: **{told if above else 'no leak shows'}**."
     meaning = (
-        "Whatever a decoder finds of the class in the style, it need not take from the content; the style of "
+        f"Whatever a decoder finds of {what} in the style, it need not take from the content; the style of "
         "a modality that is not given is drawn at random, and so is then that part of what is generated."
     )
     return [sentence, meaning + _correlation_sentence(findings, leaks)]
@@ -102,25 +112,28 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
         axes.set_xlim(-0.5, len(sizes) - 0.5)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("dimensions of the subspace")
-        axes.set_ylabel("accuracy of a linear probe")
+        axes.set_ylabel(f"{measure} of a linear probe")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
 
+    what, measure = what_is_read(results)
     dashed = "" if results.chance is None else " Dashed: a guess."
     caption = (
-        "How well a linear probe reads the class from each modality's own subspace, against its size, "
+        f"How well a linear probe reads {what} from each modality's own subspace, against its size, "
         f"averaged over the other factors; test split.{dashed}"
     )
-    return save("leak", "Leak of class information into the subspaces", caption, 3.3, paint)
+    return save(
+        "leak", f"Leak of {what.removeprefix('the ')} information into the subspaces", caption, 3.3, paint
+    )
 
 
 def _correlation_sentence(findings: Findings, leaks: Sequence[Leak]) -> str:
     """Whether configs that leak more are judged otherwise."""
     results, x, y = findings.results, [], []
     for config in results.configs:
-        known = [results.values(config, leak_quantity(each.modality)) for each in leaks]
+        measured = [results.values(config, leak_quantity(results, each.modality)) for each in leaks]
         objective = results.values(config, results.objective)
-        if all(known) and objective:
-            x.append(fmean(fmean(values) for values in known))
+        if all(measured) and objective:
+            x.append(fmean(fmean(values) for values in measured))
             y.append(fmean(objective))
     found = rank_correlation(x, y)
     if found is None:

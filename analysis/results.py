@@ -245,7 +245,10 @@ class Results:
 
     @property
     def chance(self) -> float | None:
-        """Accuracy of a guess at the class; None if it is unknown or the runs differ."""
+        """What a guess reaches, at class or attributes; None if it is unknown or the runs differ."""
+        base_rate = self.find("mean_base_rate")
+        if base_rate:
+            return fmean(self.last[base_rate].values())
         numbers = {run.num_classes for run in self.runs}
         found = numbers.pop()
         return 1 / found if found and not numbers else None

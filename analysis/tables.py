@@ -9,7 +9,7 @@ from statistics import fmean
 from analysis.estimates import Estimate
 from analysis.findings import ConfigFinding, FactorFinding, Findings, contrasts, estimates, leaders
 from analysis.importance import Importance
-from analysis.leaks import leak_quantity
+from analysis.leaks import leak_quantity, what_is_read
 from analysis.results import Quantity, level_label, weight_names
 from analysis.wording import fixed, p_text, plural, plus_minus, signed
 
@@ -230,11 +230,12 @@ def probe_table(findings: Findings) -> Table | None:
 
 
 def leak_table(findings: Findings) -> Table | None:
-    """One row a config with subspaces: how well a linear probe reads the class from each of them."""
+    """One row a config with subspaces: what a linear probe reads from each of them."""
+    what, measure = what_is_read(findings.results)
     quantities = [
         quantity
         for name in findings.results.modalities
-        if findings.results.last.get(quantity := leak_quantity(name))
+        if findings.results.last.get(quantity := leak_quantity(findings.results, name))
     ]
     found = [estimates(findings.results, quantity) for quantity in quantities]
     rows = []
@@ -249,9 +250,9 @@ def leak_table(findings: Findings) -> Table | None:
             ]
             rows.append(Row((*config_cells(findings, each), *cells)))
     titles = config_titles(findings)
-    groups = (("", len(titles)), ("accuracy of a linear probe on the subspace of", len(quantities)))
+    groups = (("", len(titles)), (f"{measure} of a linear probe on the subspace of", len(quantities)))
     names = tuple(quantity.target for quantity in quantities)
-    caption = "What the subspaces know of the class"
+    caption = f"What the subspaces know of {what}"
     shown = tuple(rows[:_MOST_COMPARED])
     return Table("leak", caption, (*titles, *names), shown, groups, sortable=True) if rows else None
 

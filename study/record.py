@@ -26,7 +26,7 @@ from mmjsd.batches import Workers
 from mmjsd.metrics import Score
 from mmjsd.train import latest_checkpoint, load_checkpoint, read_notes
 from study import store
-from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, trial_id
+from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, own_objective, trial_id
 from study.files import FilesError
 from study.trial import Measurement, run_pack
 
@@ -293,16 +293,6 @@ class _Recorder:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-_HPARAMS_METRICS = (
-    "validation/mean_coherence/product",
-    "validation/random_coherence",
-    "test/mean_coherence/product",
-    "test/random_coherence",
-    "test/loss",
-)
-"""TensorBoard's names of what its HPARAMS tab shows of each config."""
-
-
 def _hparams(trial: Trial) -> Iterator[Any]:
     """What TensorBoard's HPARAMS tab needs: the swept fields, with a config's replicates as one group."""
     values: dict[str, float | str | bool] = {}
@@ -311,7 +301,9 @@ def _hparams(trial: Trial) -> Iterator[Any]:
             values |= {f"{path}[{index}]": each for index, each in enumerate(value)}
         else:
             values[path] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
-    metrics = [hparams.Metric(tag, display_name=tag) for tag in _HPARAMS_METRICS]
+    generated = (f"{own_objective(trial.config)}/product", "random_coherence")
+    tags = [*(f"{split}/{metric}" for split in ("validation", "test") for metric in generated), "test/loss"]
+    metrics = [hparams.Metric(tag, display_name=tag) for tag in tags]
     yield hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
     yield hparams.hparams_pb(values, trial_id=trial.config_hash)
 

@@ -7,6 +7,7 @@ import pytest
 
 from analysis.api import load
 from analysis.attributes import attribute_drawing, precision_table
+from analysis.leaks import leak_sentences
 from analysis.report import write_report
 from tests.synthetic import grid, write_study
 
@@ -26,6 +27,8 @@ def scores(params, rng):
             found[metric, *names, attribute] = level + rate / 10
         found[f"mean_{metric}", *names] = level + np.mean(list(RATES.values())) / 10
 
+    for name, level in (("face", 0.35), ("words", 0.25)):
+        put("style_probe_average_precision", level, "", "", name)
     noise = 0.001 * rng.standard_normal()
     gain = GAIN[params["objective.name"]] + noise
     for given, level in PROBES.items():
@@ -110,6 +113,18 @@ def test_report_holds_both(run):
         assert "Nothing was measured" not in text
     assert (folder / "report" / "figures" / "attributes.svg").exists()
     assert (folder / "report" / "tables" / "attributes.tex").exists()
+
+
+def test_leaks_are_of_attributes_above_their_base_rate(run):
+    _, folder = run
+    study = load(folder)
+    rate = np.mean(list(RATES.values()))
+    assert study.findings.results.chance == pytest.approx(rate)
+    leaks = {each.modality: each.mean.value for each in study.leakage}
+    assert leaks == pytest.approx({"face": 0.35 + rate / 10, "words": 0.25 + rate / 10})
+    told, _ = leak_sentences(study.findings, study.leakage)
+    assert "reads the attributes from the subspace alone (mean average precision" in told
+    assert f"Chance is {rate:.3f}: **the attributes leak into the subspace of `face`**" in told
 
 
 def test_studies_of_classes_have_neither(tmp_path):

@@ -85,7 +85,7 @@ def refused(capsys, line):
     [
         (
             "--dry-run",
-            "--space is missing; choose one of faces, fusion, paper, priors, smoke, subspaces, or give a file",
+            "--space is missing; choose one of faces, fusion, paper, priors, smoke, subspaces, or give a",
         ),
         (
             "--space subspacs",
