@@ -171,7 +171,7 @@ def test_each_time_is_given_up_and_the_study_ends(run, tmp_path):
     out = tmp_path / "study"
     code, said = run(out, fault=("checkpoint", "always", tmp_path / "flag"))
     assert code == 1
-    assert "the same command with --resume --retry failed tries the failed ones again" in said
+    assert "FAILED: its process vanished 3 times; memory may be short" in said
     assert "Traceback" not in said
     states = {row["state"]: row["error"] for row in trials(out).values()}
     assert set(states) == {"COMPLETE", "FAILED"}
