@@ -81,16 +81,17 @@ def drive(options: Sequence[str]) -> int:
     import study.tuner
     from study.run import main as run
 
-    study.tuner.record = played
+    assert hasattr(study.tuner, "train_mirrored")
+    study.tuner.train_mirrored = played
     return run(options)
 
 
-def played(trials: object, device: object, report: object) -> None:
-    """Takes the place of `study.record.record` in the processes of trials."""
-    from study import record
+def played(*arguments: object) -> None:
+    """Takes the place of `study.worker.train_mirrored` in the processes of trials."""
+    from study import record, worker
 
     record.run_pack = run_nothing
-    record.record(trials, device, report)
+    worker.train_mirrored(*arguments)
 
 
 def run_nothing(configs: Sequence[object], *_: object) -> Iterator[list[object]]:

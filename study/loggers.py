@@ -299,7 +299,7 @@ _LOGGERS: Mapping[Logger, type[_Logger]] = {"mlflow": _Mlflow, "wandb": _Wandb}
 def _study_id(study: Study) -> str:
     """Tells a study from one of the same name that was begun at another time."""
     begun = json.loads((study.out / "study.json").read_text(encoding="utf-8"))["started_at"]
-    return hashlib.sha256(f"{study.out}/{begun}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{study.where}/{begun}".encode()).hexdigest()[:8]
 
 
 def _labels(row: Row) -> dict[str, str]:

@@ -68,8 +68,8 @@ def plant():
         record._Recorder.close = closed
 
 
-def faulty_record(trials, device, report):
-    from study.record import record
+def faulty_train_mirrored(trials, device, report, mirror):
+    from study.worker import train_mirrored
 
     def reported(values):
         report(values)
@@ -78,12 +78,12 @@ def faulty_record(trials, device, report):
 
     if PLACE == "start" or any((trials[0].out / "results" / "trials").glob("*.parquet")):
         plant()
-        record(trials, device, reported)
+        train_mirrored(trials, device, reported, mirror)
     else:
-        record(trials, device, report)
+        train_mirrored(trials, device, report, mirror)
 
 
-def faulty_train_on_workers(trials, workers, gpus_per_worker):
+def faulty_train_on_workers(trials, workers, gpus_per_worker, mirror):
     from study import worker
 
     def train(config):
@@ -94,13 +94,15 @@ def faulty_train_on_workers(trials, workers, gpus_per_worker):
             if values["epoch"] == 2 and ray.train.get_context().get_world_rank() == 1:
                 strike()
 
-        worker.record(config["trials"], worker.get_device(), reported)
+        worker.train_mirrored(config["trials"], worker.get_device(), reported, config["mirror"])
 
     worker._train = train
-    worker.train_on_workers(trials, workers, gpus_per_worker)
+    worker.train_on_workers(trials, workers, gpus_per_worker, mirror)
 
 
 if __name__ == "__main__":
-    study.tuner.record = faulty_record
-    study.tuner.train_on_workers = faulty_train_on_workers
+    for faulty in (faulty_train_mirrored, faulty_train_on_workers):
+        name = faulty.__name__.removeprefix("faulty_")
+        assert hasattr(study.tuner, name), f"study.tuner calls {name} no more"
+        setattr(study.tuner, name, faulty)
     sys.exit(main(sys.argv[4:]))
