@@ -76,7 +76,8 @@ class Nodes:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, *options):
-        command = [RAY, "start", *options, "--node-ip-address=127.0.0.1", "--block", "--disable-usage-stats"]
+        own = ("--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={_free_port()}")
+        command = [RAY, "start", *options, *own, "--block", "--disable-usage-stats"]
         log = Path(self.folder, f"node{len(self.processes)}.log")
         with log.open("w") as opened:
             process = subprocess.Popen(
