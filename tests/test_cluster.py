@@ -17,7 +17,7 @@ from analysis.report import main as report
 from study import store
 from study.files import Bucket
 from tests.storage import Server
-from tests.test_study import _kill_tree, _wait_for, measurements, trials
+from tests.test_study import _kill_tree, measurements, trials
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
@@ -84,7 +84,7 @@ class Nodes:
                 command, env=self.environment, cwd="/tmp", stdout=opened, stderr=subprocess.STDOUT
             )
         self.processes.append(process)
-        _wait_for(lambda: "Ray runtime started" in log.read_text(), process)
+        wait_for(lambda: "Ray runtime started" in log.read_text(), process)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,14 @@ def nodes(environment):
     made = Nodes(environment)
     yield made
     made.stop()
+
+
+def wait_for(condition, process, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _free_port():
@@ -120,7 +128,7 @@ def test_a_trial_whose_node_is_killed_in_mid_epoch_ends_once_with_equal_values(n
     said = run(environment, expected, *options)
     assert said.returncode == 0, said.stdout + said.stderr
     process = subprocess.Popen(command(out, *options), cwd=ROOT, env=environment)
-    _wait_for(lambda: list(out.glob("checkpoints/*/epoch-000002")), process, 400)
+    wait_for(lambda: list(out.glob("checkpoints/*/epoch-000002")), process, 400)
     victim = next(each for each in nodes.processes[1:] if _trains(each))
     _kill_tree(victim)
     assert process.wait(600) == 0
@@ -168,7 +176,7 @@ def test_a_study_in_a_bucket_outlives_head_and_folder(environment, tmp_path):
         ended = {each[2].removesuffix(".parquet") for each in names if each[:2] == ["results", "trials"]}
         return ended and {each[1] for each in names if each[0] == "checkpoints"} - ended
 
-    _wait_for(one_ended_and_another_is_in_the_middle, process, 500)
+    wait_for(one_ended_and_another_is_in_the_middle, process, 500)
     _kill_tree(process)
     ended = {entry.name for entry in bucket.entries("results/trials")}
     elsewhere = environment | {"MMJSD_CACHE": str(tmp_path / "cache")}
