@@ -17,7 +17,7 @@ from analysis.report import main as report
 from study import store
 from study.files import Bucket
 from tests.storage import Server
-from tests.test_study import _kill_tree, _wait_for, measurements, trials
+from tests.test_study import _kill_tree, measurements, trials
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
@@ -37,6 +37,7 @@ def environment(tmp_path_factory):
         **os.environ,
         "MMJSD_CACHE": str(tmp_path_factory.mktemp("cache")),
         "RAY_AUTH_MODE": "token",
+        "RAY_RUNTIME_ENV_WORKING_DIR_CACHE_SIZE_GB": "10",  # nodes share a folder here: none may tidy it
         "RAY_raylet_start_wait_time_s": "120",  # on a machine that is busy
         "RAY_AUTH_TOKEN_PATH": str(token),
         "AWS_ACCESS_KEY_ID": "key-that-nobody-has",
@@ -76,14 +77,15 @@ class Nodes:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, *options):
-        command = [RAY, "start", *options, "--node-ip-address=127.0.0.1", "--block", "--disable-usage-stats"]
+        own = ("--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={_free_port()}")
+        command = [RAY, "start", *options, *own, "--block", "--disable-usage-stats"]
         log = Path(self.folder, f"node{len(self.processes)}.log")
         with log.open("w") as opened:
             process = subprocess.Popen(
                 command, env=self.environment, cwd="/tmp", stdout=opened, stderr=subprocess.STDOUT
             )
         self.processes.append(process)
-        _wait_for(lambda: "Ray runtime started" in log.read_text(), process)
+        wait_for(lambda: "Ray runtime started" in log.read_text(), process)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,14 @@ def nodes(environment):
     made = Nodes(environment)
     yield made
     made.stop()
+
+
+def wait_for(condition, process, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _free_port():
@@ -119,7 +129,7 @@ def test_a_trial_whose_node_is_killed_in_mid_epoch_ends_once_with_equal_values(n
     said = run(environment, expected, *options)
     assert said.returncode == 0, said.stdout + said.stderr
     process = subprocess.Popen(command(out, *options), cwd=ROOT, env=environment)
-    _wait_for(lambda: list(out.glob("checkpoints/*/epoch-000002")), process, 400)
+    wait_for(lambda: list(out.glob("checkpoints/*/epoch-000002")), process, 400)
     victim = next(each for each in nodes.processes[1:] if _trains(each))
     _kill_tree(victim)
     assert process.wait(600) == 0
@@ -167,7 +177,7 @@ def test_a_study_in_a_bucket_outlives_head_and_folder(environment, tmp_path):
         ended = {each[2].removesuffix(".parquet") for each in names if each[:2] == ["results", "trials"]}
         return ended and {each[1] for each in names if each[0] == "checkpoints"} - ended
 
-    _wait_for(one_ended_and_another_is_in_the_middle, process, 500)
+    wait_for(one_ended_and_another_is_in_the_middle, process, 500)
     _kill_tree(process)
     ended = {entry.name for entry in bucket.entries("results/trials")}
     elsewhere = environment | {"MMJSD_CACHE": str(tmp_path / "cache")}

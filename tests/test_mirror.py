@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ class Vanished(BaseException):
 def _setting(credentials, monkeypatch, tmp_path):
     monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(record, "run_pack", run_pack)
+    monkeypatch.setattr(record, "load_checkpoint", load_checkpoint)
 
 
 def save(value, epoch, folder, notes):
@@ -48,6 +50,10 @@ def save(value, epoch, folder, notes):
     for other in folder.glob("epoch-*"):
         shutil.rmtree(other)
     os.replace(temporary, folder / f"epoch-{epoch:06d}")
+
+
+def load_checkpoint(path):
+    return None, SimpleNamespace(epoch=json.loads((path / "epoch.json").read_text())["epoch"])
 
 
 def run_pack(configs, resumes, device="cpu", objectives=()):
