@@ -124,3 +124,17 @@ def test_what_does_not_fit_together_is_refused():
     wider = MultimodalVae(DATASETS["digits"].modalities, config, ObjectiveConfig())
     with pytest.raises(ValueError, match="equal sizes"):
         next(fit_pack([first, replace(second, model=wider)], pairs(), BATCH))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_on_a_gpu_recorded_steps_agree_up_to_the_rounding_of_its_convolutions(objective):
+    training = TrainingConfig(epochs=1, batch_size=BATCH)
+    made = [members(objective, training)[::2] for _ in range(2)]
+    separate, packed = ([replace(one, model=one.model.cuda()) for one in each] for each in made)
+    data = pairs(device="cuda")
+    expected = [next(fit(each.model, data, 20 * BATCH, each.training, each.seed)) for each in separate]
+    (shown,) = fit_pack(packed, data, 20 * BATCH)
+    for own, wanted in zip(shown, expected, strict=True):
+        assert_close(own.losses, wanted.losses, rtol=5e-3, atol=0)

@@ -19,7 +19,7 @@ from mmjsd.train import DivergedError, fit, latest_checkpoint, load_checkpoint, 
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-3)
 
 
-def pairs(missing: float = 0.0, name: str = "digits") -> Pairs:
+def pairs(missing: float = 0.0, name: str = "digits", device: str = "cpu") -> Pairs:
     """Ten classes of noisy but distinct examples of a data set's modalities."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 8).astype(np.uint8)
@@ -28,7 +28,7 @@ def pairs(missing: float = 0.0, name: str = "digits") -> Pairs:
         top = len(ALPHABET) if spec.kind == "text" else 256
         prototypes = rng.integers(0, top, (10, *spec.shape))
         made[spec.name] = Examples(prototypes[labels].astype(np.uint8), labels)
-    return Pairs(made, missing=missing)
+    return Pairs(made, device, missing)
 
 
 def model(objective: ObjectiveConfig | None = None, name: str = "digits") -> MultimodalVae:
