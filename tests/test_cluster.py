@@ -37,7 +37,6 @@ def environment(tmp_path_factory):
         **os.environ,
         "MMJSD_CACHE": str(tmp_path_factory.mktemp("cache")),
         "RAY_AUTH_MODE": "token",
-        "RAY_RUNTIME_ENV_WORKING_DIR_CACHE_SIZE_GB": "10",  # nodes share a folder here: none may tidy it
         "RAY_raylet_start_wait_time_s": "120",  # on a machine that is busy
         "RAY_AUTH_TOKEN_PATH": str(token),
         "AWS_ACCESS_KEY_ID": "key-that-nobody-has",
