@@ -83,7 +83,7 @@ def record(
         trials: what to train; several must fit together, as replicates of one config do. Those whose
             checkpoints are of different epochs, after a crash, go on one after the other.
         device: where.
-        report: called after each epoch with "epoch", "shown" (the first objective of each trial by its id, or
+        report: called after each epoch with "epoch", for each trial "shown/<its id>" (the first objective, or
             none where it was not evaluated) and all objectives by name, means over the trials. It may end
             this thread, when a scheduler stops the trials.
     """
@@ -136,7 +136,7 @@ def _shown(recorders: Sequence["_Recorder"]) -> dict[str, Any]:
         for name in recorders[0].trial.objectives
     }
     means: dict[str, Any] = {name: sum(each) / len(each) for name, each in columns.items() if each}
-    return {"epoch": epoch, "shown": {key: each.get(first) for key, each in values.items()}, **means}
+    return {"epoch": epoch, **{f"shown/{key}": each.get(first) for key, each in values.items()}, **means}
 
 
 def is_disk_full(error: BaseException) -> bool:

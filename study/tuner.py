@@ -345,8 +345,8 @@ class _Follow(tune.Callback):  # type: ignore[misc]
 
 def _shown(trial: Any, result: dict[str, Any]) -> list[tuple[Trial, float | None]]:
     """Which of a pack's trials a report is about, with the first objective where it was evaluated."""
-    shown = result.get("shown", {})
-    return [(own, shown[own.trial_id]) for own in trial.config["trials"] if own.trial_id in shown]
+    keys = {f"shown/{own.trial_id}": own for own in trial.config["trials"]}
+    return [(own, result[key]) for key, own in keys.items() if key in result]
 
 
 def _outcome(study: Study, search: Search, budget_is_spent: bool) -> Outcome:

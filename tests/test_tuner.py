@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher
+from ray.tune.utils.util import flatten_dict
 
 from study import tuner
 from study.mirror import Mirror
@@ -125,3 +126,15 @@ def test_what_a_process_raised_is_kept_for_the_tables(clock, tmp_path):
     scheduler.on_trial_error(None, SimpleNamespace(trial_id="c", pickled_error_file=None))
     assert list(made.raised) == ["a"]
     assert "KeyError: 'x'" in made.raised["a"]
+
+
+def test_every_trial_of_a_pack_is_reported_to_the_search(clock):
+    made, search = searcher()
+    heard = []
+    search.reported = lambda *told: heard.append(told)
+    pack = [SimpleNamespace(trial_id=f"abc-r{replicate}") for replicate in range(3)]
+    result = flatten_dict({"epoch": 2, "shown": {"abc-r0": 0.5, "abc-r1": None}, "config": {"trials": pack}})
+    scheduler = tuner._Scheduler(search, made, Mirror(Path("unused"), None))
+    ray_trial = SimpleNamespace(config={"trials": pack})
+    assert scheduler.on_trial_result(None, ray_trial, result) == scheduler.CONTINUE
+    assert heard == [(pack[0], 2, 0.5)]  # the second was not evaluated, the third has diverged
