@@ -6,6 +6,8 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
+from itertools import takewhile
 from pathlib import Path
 
 import optuna
@@ -76,7 +78,7 @@ def postgres(tmp_path_factory):
     if os.geteuid() == 0:  # as which the server refuses to run
         owner = {"user": "postgres", "group": "postgres"}
         shutil.chown(folder, "postgres", "postgres")
-        for parent in (folder.parent, folder.parent.parent):
+        for parent in takewhile(lambda each: each != Path(tempfile.gettempdir()), folder.parents):
             parent.chmod(0o711)
     (folder / "password").write_text(SECRET)
     (folder / "password").chmod(0o644)
