@@ -1,6 +1,6 @@
 """How fast a GPU trains: one trial, packs of replicates, and as many processes, by the paper's networks.
 
-Run:    python benchmarks/gpu.py --out benchmarks/gpu.json      (about three minutes; needs no Ray)
+Run:    python benchmarks/gpu.py --out benchmarks/gpu.json      (minutes; needs no Ray)
 
 `eager` is a plain training loop as the authors' code has it: float32, channels first, kernels launched one by
 one, the loss read after each step. All else is `mmjsd.train.fit_pack`, whose steps are CUDA graphs. Images

@@ -180,11 +180,9 @@ class _Steps:
         training = members[0].training
         self._members, self._data, self._steps, self._workers = members, data, steps, workers
         self._batch_size = training.batch_size
-        self._model = members[0].model
-        self._pack = None
-        if len(members) > 1:
-            self._model = self._pack = Pack([member.model for member in members], training.batch_size)
-        self._loss_of: nn.Module = _Loss(self._model, len(members), training.precision)
+        models = [member.model for member in members]
+        self._pack = Pack(models, training.batch_size) if len(models) > 1 else None
+        self._loss_of: nn.Module = _Loss(self._pack or models[0], len(models), training.precision)
         if workers.size > 1:
             self._loss_of = DistributedDataParallel(self._loss_of)
         self._parameters = [list(member.model.parameters()) for member in members]

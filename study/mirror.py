@@ -101,11 +101,7 @@ class Mirror:
         if self._bucket is None:
             return
         row = _row(trial_id)
-        content = self._bucket.read(row)
-        if content is None:
-            (self.folder / row).unlink(missing_ok=True)
-        else:
-            self._write(row, content)
+        if self._take(row):
             self._kept.add(row)
         self.fetch_notes(trial_id)
 
@@ -140,12 +136,7 @@ class Mirror:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{trial_id}.lock"):
             (self.folder / _row(trial_id)).unlink(missing_ok=True)  # of an earlier try
-            measurements = _measurements(trial_id)
-            content = self._bucket.read(measurements)
-            if content is None:
-                (self.folder / measurements).unlink(missing_ok=True)
-            else:
-                self._write(measurements, content)
+            self._take(_measurements(trial_id))
             self._fetch_checkpoint(trial_id)
 
     def push_trial(self, trial_id: str) -> None:
@@ -179,6 +170,16 @@ class Mirror:
                 found.add(each)
             for gone in set(stale) - found:
                 (self.folder / gone).unlink(missing_ok=True)
+
+    def _take(self, name: str) -> bool:
+        """Make this node's file the one that the bucket has, now; whether it has one."""
+        assert self._bucket is not None
+        content = self._bucket.read(name)
+        if content is None:
+            (self.folder / name).unlink(missing_ok=True)
+        else:
+            self._write(name, content)
+        return content is not None
 
     def _push(self, name: str) -> None:
         path = self.folder / name

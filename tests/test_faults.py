@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from study import store
+from tests.test_study import measurements
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -77,15 +78,6 @@ def undisturbed(environment, tmp_path_factory):
     command = [sys.executable, "study/run.py", "--out", str(out), *SMALL]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=1200)
     return measurements(out)
-
-
-def measurements(out):
-    """Every measured value by all that names it; raises on doubles."""
-    rows = store.read(out).measurements.to_pylist()
-    keys = ("trial_id", "epoch", "split", "metric", "posterior", "given", "target")
-    values = {tuple(row[key] for key in keys): (row["value"], row["standard_error"]) for row in rows}
-    assert len(values) == len(rows)
-    return values
 
 
 def trials(out):

@@ -3,7 +3,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Categorical, Laplace
-from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mmjsd.classifiers import Classifier
@@ -11,7 +10,20 @@ from mmjsd.config import ModelConfig, ObjectiveConfig
 from mmjsd.data import ALPHABET, DATASETS
 from mmjsd.digits import PATTERNS
 from mmjsd.model import MultimodalVae
-from mmjsd.networks import LAPLACE_SCALE, NETWORKS, OneHot, Width, _ToPixels
+from mmjsd.networks import (
+    LAPLACE_SCALE,
+    NETWORKS,
+    OneHot,
+    Width,
+    _Doubling,
+    _FirstPlaces,
+    _FromOne,
+    _Halving,
+    _LastPlace,
+    _Letterwise,
+    _ToOne,
+    _ToPixels,
+)
 
 SPECS = {spec.name: spec for dataset in DATASETS.values() for spec in dataset.modalities}
 COUNTS = {
@@ -171,15 +183,32 @@ def test_encodes_characters_as_indicators():
     assert encoded[0, 0, 0] == encoded[0, 70, 1] == encoded[0, 3, 2] == 1
 
 
+def is_what_torch_computes(layer, x, rng):
+    """A layer that computes its convolution in another way gives its values and its gradients."""
+    leaves = (x.requires_grad_(), layer.weight, layer.bias)
+    found, expected = layer(x), super(type(layer), layer).forward(x)
+    assert_close(found, expected)
+    weights = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
+    assert_close(*[torch.autograd.grad((each * weights).sum(), leaves) for each in (found, expected)])
+
+
 @given(st.tuples(*[st.integers(1, 4)] * 5), st.integers(0, 2**32 - 1))
 def test_to_pixels_is_the_transposed_convolution_with_its_gradients(shape, seed):
     batch, inputs, outputs, height, width = shape
-    layer, rng = _ToPixels(inputs, outputs).double(), torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, inputs, height, width, generator=rng, dtype=torch.float64, requires_grad=True)
-    expected = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1)
-    found = layer(x)
-    assert_close(found, expected)
-    weights = torch.randn(expected.shape, generator=rng, dtype=torch.float64)
-    leaves = (x, layer.weight, layer.bias)
-    gradients = [torch.autograd.grad((each * weights).sum(), leaves) for each in (found, expected)]
-    assert_close(*gradients)
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, inputs, height, width, generator=rng, dtype=torch.float64)
+    is_what_torch_computes(_ToPixels(inputs, outputs).double(), x, rng)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *((_ToOne, (4, 4)), (_FromOne, (1, 1)), (_LastPlace, (4,)), (_FirstPlaces, (1,))),
+        *((_Letterwise, (8,)), (_Halving, (8,)), (_Doubling, (4,)), (_Doubling, (1,))),
+    ],
+)
+def test_a_matrix_product_is_the_convolution_with_its_gradients(kind, size, layout):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, *size, generator=rng, dtype=torch.float64)
+    is_what_torch_computes(kind(5, 2).double().to(memory_format=layout), x, rng)
