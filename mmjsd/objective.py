@@ -291,7 +291,8 @@ def _content_divergence(
     if draws.prior is None:
         return jensen_shannon(experts, weights)
     rows = [*(model.modalities.index(name) for name in posteriors), len(model.modalities)]
-    return _jensen_shannon_mixture(experts, weights, draws.prior[:, :, rows].movedim(0, 2))
+    noise = torch.stack([draws.prior[:, :, row] for row in rows])  # a list as index would be copied to a GPU
+    return _jensen_shannon_mixture(experts, weights, noise.permute(2, 0, 1, 3))
 
 
 def _reconstruction_shares(
