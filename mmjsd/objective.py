@@ -7,6 +7,7 @@ from math import log
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmjsd.gaussian import Gaussian, Mixture, kl, product, stack, standard_like
 from mmjsd.model import MultimodalVae, Posterior
@@ -101,7 +102,7 @@ class Draws:
 
     @staticmethod
     def concatenate(parts: Sequence["Draws"]) -> "Draws":
-        """The rows of several draws, one after the other."""
+        """The rows of several draws, one after the other; narrower styles are filled up with zeros."""
         first, *others = parts
         if not others:
             return first
@@ -109,7 +110,7 @@ class Draws:
         return Draws(
             content=torch.cat([part.content for part in parts]),
             choice=torch.cat([part.choice for part in parts]),
-            style={name: torch.cat([part.style[name] for part in parts]) for name in first.style},
+            style={name: _rows_of([part.style[name] for part in parts]) for name in first.style},
             unimodal={name: torch.cat([part.unimodal[name] for part in parts]) for name in first.unimodal},
             prior=torch.cat(priors) if priors else None,
         )
@@ -306,6 +307,12 @@ def _reconstruction_shares(
         return dict.fromkeys(posteriors, 1.0)
     shares = 1 - model.objective.total_correlation * model.weights(posteriors, present, like)
     return dict(zip(posteriors, shares, strict=True))
+
+
+def _rows_of(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of all parts, as wide as the widest."""
+    widest = max(part.shape[-1] for part in parts)
+    return torch.cat([pad(part, (0, widest - part.shape[-1])) for part in parts])
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:

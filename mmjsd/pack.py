@@ -1,18 +1,32 @@
 """Several models of equal shape, trained as one: their parameters stacked, their networks side by side."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
-from mmjsd.config import ObjectiveConfig, require
+from mmjsd.config import ModelConfig, ObjectiveConfig, require
 from mmjsd.model import MultimodalVae
 
 _SHARED = ("name", "fusion", "dynamic_prior", "prior_samples", "importance_samples")
+
+
+def fit_together(
+    first: tuple[ModelConfig, ObjectiveConfig], second: tuple[ModelConfig, ObjectiveConfig]
+) -> bool:
+    """Whether two models can be in one pack: equal but for subspace sizes and weights of the objective.
+
+    Args:
+        first, second: with the resolved objectives.
+    """
+    sizes = [replace(model, style_dim=0) for model, _ in (first, second)]
+    kinds = [[getattr(objective, name) for name in _SHARED] for _, objective in (first, second)]
+    return sizes[0] == sizes[1] and kinds[0] == kinds[1]
 
 
 class Pack(MultimodalVae):
@@ -20,11 +34,13 @@ class Pack(MultimodalVae):
 
     Bounds are sums over samples of what each sample's own model says, so that no term of one model's loss
     depends on another's parameters: gradients are those of separate trainings. Weights of the objective may
-    differ between the models; they are then one value a row. The models keep their own parameters, which
-    now lie in the pack's storage: a step of the pack changes them, and they can be evaluated and saved.
+    differ between the models; they are then one value a row. So may the subspaces' sizes: a smaller one is
+    filled up with dimensions that lie as the prior does, of which no divergence and no decoder knows.
+    The models keep their own parameters, which now lie in the pack's storage: a step of the pack changes
+    them, and they can be evaluated and saved.
 
     Args:
-        members: of equal modalities and sizes, with objectives of one kind, on one device.
+        members: of equal modalities and sizes but for subspaces, with objectives of one kind, on one device.
         batch_size: rows of each member in a batch.
 
     Raises:
@@ -35,21 +51,29 @@ class Pack(MultimodalVae):
         nn.Module.__init__(self)
         first = members[0]
         for member in members[1:]:
-            alike = (member.modalities, member.config) == (first.modalities, first.config)
-            require(
-                alike, f"models of one pack must be of equal sizes, got {member.config} and {first.config}"
+            alike = member.modalities == first.modalities and fit_together(
+                (member.config, member.objective), (first.config, first.objective)
             )
-        self.specs, self.modalities = first.specs, first.modalities
-        self.config, self.style_dims = first.config, first.style_dims
+            require(
+                alike,
+                "models of one pack must agree in all sizes but subspaces' and in the kind of objective, got "
+                f"{member.config} with {member.objective} and {first.config} with {first.objective}",
+            )
+        self.specs, self.modalities, self.config = first.specs, first.modalities, first.config
+        self.style_dims = {
+            name: max(member.style_dims[name] for member in members) for name in self.modalities
+        }
         self.members = tuple(members)  # a tuple: their parameters are not the pack's own
         self.objective = _objective_by_row([member.objective for member in members], batch_size, first.device)
         self._batch_size = batch_size
-        self._networks: dict[str, _Stacked | _Beside] = {}
+        self._networks: dict[str, _Network] = {}
         for name in self.modalities:
-            for path in (f"encoders.{name}", f"heads.{name}", f"decoders.{name}"):
-                modules = [member.get_submodule(path) for member in members]
-                beside = first.device.type == "cuda" and any(map(_convolves, modules[0].modules()))
-                self._networks[path] = _Beside(modules) if beside else _Stacked(modules)
+            styles = [member.style_dims[name] for member in members]
+            self._networks[f"encoders.{name}"] = _side_by_side(_each(members, f"encoders.{name}"))
+            heads, decoders = (_each(members, f"{part}.{name}") for part in ("heads", "decoders"))
+            is_even = min(styles) == max(styles)
+            self._networks[f"heads.{name}"] = _side_by_side(heads) if is_even else _Heads(heads, styles)
+            self._networks[f"decoders.{name}"] = _side_by_side(decoders) if is_even else _Decoders(decoders)
 
     @property
     def device(self) -> torch.device:
@@ -59,16 +83,15 @@ class Pack(MultimodalVae):
     def hand_out_gradients(self) -> None:
         """Give every member the gradients of its own parameters, after the backward pass."""
         for network in self._networks.values():
-            if isinstance(network, _Stacked):
-                network.hand_out_gradients()
+            network.hand_out_gradients()
 
     def _encode(self, name: str, x: Tensor) -> Tensor:
-        return self._side_by_side(f"heads.{name}", self._side_by_side(f"encoders.{name}", x))
+        return self._run(f"heads.{name}", self._run(f"encoders.{name}", x))
 
     def _decode(self, name: str, latent: Tensor) -> Tensor:
-        return self._side_by_side(f"decoders.{name}", latent)
+        return self._run(f"decoders.{name}", latent)
 
-    def _side_by_side(self, network: str, rows: Tensor) -> Tensor:
+    def _run(self, network: str, rows: Tensor) -> Tensor:
         """On rows that are `[*sample, member, batch]`, flattened; a bound may draw several samples."""
         members, rest = len(self.members), rows.shape[1:]
         by_member = rows.reshape(-1, members, self._batch_size, *rest).movedim(1, 0).flatten(1, 2)
@@ -77,7 +100,17 @@ class Pack(MultimodalVae):
         return by_sample.flatten(0, 2)
 
 
-class _Stacked:
+class _Network:
+    """Modules of several models, run on a leading axis, each on its own model's rows."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def hand_out_gradients(self) -> None:
+        """Give the modules the gradients that are not theirs yet."""
+
+
+class _Stacked(_Network):
     """Modules of one shape, run on a leading axis by one call; their parameters are slices of its own."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -106,7 +139,7 @@ class _Stacked:
         return result
 
 
-class _Beside:
+class _Beside(_Network):
     """Modules of one shape, each on its part of the leading axis, at the same time on streams of their own.
 
     For convolutions on a GPU: as one of many groups they would take several times as long as apart.
@@ -130,6 +163,55 @@ class _Beside:
         return torch.stack(results)
 
 
+class _Heads(_Network):
+    """Linear maps to the parameters of content and subspaces of different sizes.
+
+    A smaller subspace's missing dimensions have mean 0 and log-variance 0, as the prior has.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], styles: Sequence[int]) -> None:
+        self._modules, self._styles = modules, styles
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.stack(
+            [
+                self._filled(module(own), style)
+                for module, own, style in zip(self._modules, x, self._styles, strict=True)
+            ]
+        )
+
+    def _filled(self, head: Tensor, style: int) -> Tensor:
+        rest = (0, max(self._styles) - style)
+        contents, mu, logvar = torch.split(head, [head.shape[-1] - 2 * style, style, style], dim=-1)
+        return torch.cat([contents, F.pad(mu, rest), F.pad(logvar, rest)], dim=-1)
+
+
+class _Decoders(_Network):
+    """Decoders of latents of different sizes: each first layer sees the dimensions that it has, no more."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        sequences = [cast(nn.Sequential, module) for module in modules]
+        self._first = [cast(nn.Linear, sequence[0]) for sequence in sequences]
+        self._rest = _side_by_side([sequence[1:] for sequence in sequences])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        firsts = [layer(own[..., : layer.in_features]) for layer, own in zip(self._first, x, strict=True)]
+        return self._rest(torch.stack(firsts))
+
+    def hand_out_gradients(self) -> None:
+        self._rest.hand_out_gradients()
+
+
+def _each(members: Sequence[nn.Module], path: str) -> list[nn.Module]:
+    return [member.get_submodule(path) for member in members]
+
+
+def _side_by_side(modules: Sequence[nn.Module]) -> _Network:
+    """Of modules of one shape: stacked, but for convolutions on a GPU."""
+    on_gpu = any(parameter.is_cuda for parameter in modules[0].parameters())
+    return _Beside(modules) if on_gpu and any(map(_convolves, modules[0].modules())) else _Stacked(modules)
+
+
 def _convolves(module: nn.Module) -> bool:
     return isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
 
@@ -146,9 +228,6 @@ def _objective_by_row(
 ) -> ObjectiveConfig:
     """One objective whose weights are numbers where all agree and otherwise tensors with a value a row."""
     described = [asdict(objective) for objective in objectives]
-    kinds = [{key: each[key] for key in _SHARED} for each in described]
-    for kind in kinds[1:]:
-        require(kind == kinds[0], f"models of one pack need one kind of objective, got {kind} and {kinds[0]}")
 
     def merged(values: Sequence[Any]) -> Any:
         if all(value == values[0] for value in values):

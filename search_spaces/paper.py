@@ -11,8 +11,8 @@ Run:    python study/run.py --space paper --preset paper --replicates 3 --out ru
 Source: Section 4.2 and Tables 1 to 4 of https://arxiv.org/abs/2006.08242; settings of the authors' code at
         commit 29d925d. It trains the models without subspaces for 100 epochs, those with them for 50; here
         all have the same budget.
-Cost:   18 trials of 20 million samples in bfloat16 and batches of 2,048 took 12 min 33 s on one H200, packed by
-        replicates (--pack 3), two packs at a time (benchmarks/paper); the preset's 56 million not measured.
+Cost:   18 trials of 20 million samples in bfloat16 and batches of 2,048 took 12 min 33 s on one H200, packed
+        by replicates (--pack 3), two at a time (benchmarks/paper); the preset's 56 million not measured.
 """
 
 from study.space import Cases, Choice, SearchSpace

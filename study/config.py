@@ -296,7 +296,8 @@ class StudyConfig:
     """Trials at the same time. None: as many as the workers find room for."""
 
     pack: int = 1
-    """Replicates of a config that one process trains as one, on stacked parameters; faster on a GPU."""
+    """Trials that one process trains as one, on stacked parameters; faster on a GPU. First replicates, then
+    configs that differ in step size, subspaces' sizes and weights of the objective alone."""
 
     budget_samples: float | None = None
     """Training samples of each trial, in as many epochs as without it. None: as the fields say."""
@@ -352,7 +353,7 @@ class StudyConfig:
         )
         require(
             self.pack == 1 or self.workers == 1,
-            "--pack trains replicates in one process; leave it out, or leave --workers out",
+            "--pack trains several trials in one process; leave it out, or leave --workers out",
         )
         twice = [each for each in self.objectives if self.objectives.count(each) > 1]
         require(not twice, f"--objectives names {twice[0] if twice else ''} twice; leave one out")

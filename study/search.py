@@ -29,6 +29,7 @@ from study.config import (
 from study.record import Trial
 from study.storage import open_storage
 from study.tidy import Checkpoints, Values
+from study.trial import can_pack
 
 _log = logging.getLogger(__name__)
 
@@ -127,16 +128,34 @@ class Search:
         return trial
 
     def next_pack(self, limit: int) -> list[Trial]:
-        """The next trial and further replicates of its config, `limit` at most; none as in `next`."""
+        """The next trial and those after it that can be trained with it as one; none as in `next`.
+
+        Under a scheduler, which stops configs one by one, these are replicates of its config alone.
+
+        Args:
+            limit: how many trials at most.
+        """
         trials: list[Trial] = []
         while len(trials) < limit:
-            if trials and not (self._queue and self._queue[0].config_hash == trials[0].config_hash):
+            if trials and not self._goes_with(trials[0]):
                 break
             trial = self.next()
             if trial is None:
                 break
             trials.append(trial)
         return trials
+
+    def _goes_with(self, first: Trial) -> bool:
+        """Whether the next trial can be in a pack with this one."""
+        stops_configs = self.study.scheduler != "none"
+        while not self._queue and not stops_configs and self._num_proposed < self.study.trials:
+            self._propose()
+        if not self._queue:
+            return False
+        other = self._queue[0]
+        if stops_configs:
+            return other.config_hash == first.config_hash
+        return can_pack(first.config, other.config)
 
     @property
     def is_waiting(self) -> bool:

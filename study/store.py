@@ -114,6 +114,9 @@ _COMPACTED = "compacted.parquet"
 _MANY = 1000
 """So many files take longer to open than to read, so that `read` keeps a snapshot of them all beside them."""
 
+_TOGETHER = 64
+"""So many files are put together as they are read: Arrow gives each column of each memory of its own."""
+
 _ATTEMPTS = 3
 """So often a folder is listed whose files vanish while they are read."""
 
@@ -324,17 +327,26 @@ def _read_now(folder: Path, schema: pa.Schema) -> pa.Table:
 
 def _read_files(paths: Sequence[Path], schema: pa.Schema) -> pa.Table:
     own = pa.array([path.stem for path in paths if path.name != _COMPACTED], pa.string())
-    tables = []
+    tables: list[pa.Table] = []
+    latest: list[pa.Table] = []
     for path in paths:
         table = _read_file(path, schema)
         if path.name == _COMPACTED and len(own):
             table = table.filter(pc.invert(pc.is_in(table["trial_id"], own)))
-        tables.append(table)
+        latest.append(table)
+        if len(latest) == _TOGETHER:
+            tables += [pa.concat_tables(latest).combine_chunks()] if _have_one_schema(latest) else latest
+            latest = []
+    tables += latest
     if not tables:
         return schema.empty_table().replace_schema_metadata(_METADATA)
-    if all(table.schema.equals(tables[0].schema) for table in tables):
+    if _have_one_schema(tables):
         return pa.concat_tables(tables)
     return pa.concat_tables(_aligned(tables), promote_options="permissive")
+
+
+def _have_one_schema(tables: Sequence[pa.Table]) -> bool:
+    return all(table.schema.equals(tables[0].schema) for table in tables)
 
 
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import isfinite
 from pathlib import Path
@@ -19,6 +19,7 @@ from mmjsd.figures import draw_figures
 from mmjsd.inception import Inception, find_weights
 from mmjsd.metrics import Extra, Score, classifier_scores, evaluate
 from mmjsd.model import MultimodalVae
+from mmjsd.pack import fit_together
 from mmjsd.pictures import Picture
 from mmjsd.train import (
     DivergedError,
@@ -91,6 +92,17 @@ def run_trial(
         yield measurement
 
 
+def can_pack(first: TrialConfig, second: TrialConfig) -> bool:
+    """Whether two trials can be trained as one: equal but for seed, step size, subspaces and weights."""
+    one, other = first.resolved(), second.resolved()
+    rate = one.training.learning_rate
+    return (one.data, one.evaluation, one.training) == (
+        other.data,
+        other.evaluation,
+        replace(other.training, learning_rate=rate),
+    ) and fit_together((one.model, one.objective), (other.model, other.objective))
+
+
 def run_pack(
     configs: Sequence[TrialConfig],
     resumes: Sequence[Path | None],
@@ -100,7 +112,7 @@ def run_pack(
     """Train several configs as one (`mmjsd.train.fit_pack`) and evaluate each, once an epoch.
 
     Args:
-        configs: equal but for seed, step size and weights of the objective.
+        configs: of which `can_pack` says that they fit together.
         resumes: for each a checkpoint, all of one epoch, or none.
         device, objectives: as in `run_trial`.
 
@@ -113,8 +125,10 @@ def run_pack(
     """
     config = configs[0]
     for other in configs[1:]:
-        alike = (config.data, config.evaluation) == (other.data, other.evaluation)
-        require(alike, "configs of one pack must agree in data and evaluation")
+        require(
+            can_pack(config, other),
+            "configs of one pack must be equal but for seed, step size, subspaces' sizes and weights",
+        )
     material = _material(config.data.name, config.data.dir, str(device))
     train = Pairs(material.data.splits["train"], device, config.data.missing)
     members = [_member(*each, device) for each in zip(configs, resumes, strict=True)]

@@ -123,6 +123,7 @@ def _join_or_start(study: Study) -> bool:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every epoch is evaluated
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # nothing is ever read from Ray's own snapshots
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the display takes the place of Ray's own
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # and names a trial that fails, with its reason
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -338,6 +339,8 @@ class _Follow(tune.Callback):  # type: ignore[misc]
         for own in trial.config["trials"]:
             self._display.ended(own)
             self._loggers.ended(own)
+        # Ray would keep statistics of every number of every trial until the study ends.
+        trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         self.on_trial_complete(trial=trial)

@@ -261,10 +261,20 @@ def test_are_named_with_the_way_out_or_made_anew(killed, run, undisturbed):
     assert trials(killed)[ended]["objective_value"] == row["objective_value"]
 
 
-@pytest.mark.parametrize(("damage", "configs"), [(Path.unlink, ["COMPLETE"]), (cut, ["FAIL", "COMPLETE"])])
+def cut_in_params(journal):
+    """As if the driver had died while it noted what the sampler proposed: that config is proposed again."""
+    before, found, after = journal.read_bytes().partition(b'"params"')
+    assert found
+    journal.write_bytes(before + found + after[:9])
+
+
+@pytest.mark.parametrize(
+    ("damage", "configs"),
+    [(Path.unlink, ["COMPLETE"]), (cut, ["COMPLETE"]), (cut_in_params, ["FAIL", "COMPLETE"])],
+)
 def test_of_optuna_cost_no_result(killed, run, undisturbed, damage, configs):
     before = trials(killed)
-    damage(killed / "optuna.journal")  # the last line is a config's params: without, it is proposed again
+    damage(killed / "optuna.journal")
     cut(next((killed / "checkpoints").glob("*/epoch-000002")) / "training.safetensors")
     code, said = run(killed, "--resume")
     assert code == 0, said

@@ -30,7 +30,7 @@ WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (0.1, 0.2, 0.3, 0.4), (0.0, 0.5, 0.3, 0.2)]
 
 
 def members(objective: dict, training: TrainingConfig, name: str = "digits") -> list[Member]:
-    """Three trainings that differ in all that a pack allows: seed, step size, and every weight."""
+    """Three trainings that differ in all that a pack allows: seed, step size, weights, subspaces' sizes."""
     made = []
     for seed in range(3):
         torch.manual_seed(seed)
@@ -39,7 +39,8 @@ def members(objective: dict, training: TrainingConfig, name: str = "digits") -> 
             "reconstruction_weights": {"mnist": 4 - seed, "svhn": 1, "text": 9},
         }
         own = ObjectiveConfig(beta=1 + seed, beta_style=2.5 - seed, **weights, **objective)
-        config = ModelConfig(content_dim=4, style_dim=2, width=0.05)
+        styles = {"mnist": seed, "svhn": 2, "text": 3 - seed}
+        config = ModelConfig(content_dim=4, style_dim=styles, width=0.05)
         model = MultimodalVae(DATASETS[name].modalities, config, own)
         rate = TrainingConfig(
             epochs=training.epochs, batch_size=training.batch_size, learning_rate=1e-3 * (1 + seed)
@@ -115,14 +116,14 @@ def test_what_does_not_fit_together_is_refused():
     training = TrainingConfig(epochs=1, batch_size=BATCH)
     first, second, _ = members({}, training)
     other = members({"name": "mvae"}, training)[0]
-    with pytest.raises(ValueError, match="one kind of objective"):
+    with pytest.raises(ValueError, match="agree in all sizes but subspaces' and in the kind of objective"):
         next(fit_pack([first, other], pairs(), BATCH))
     larger = replace(second, training=replace(second.training, batch_size=16))
     with pytest.raises(ValueError, match="differ in learning_rate and seed alone"):
         next(fit_pack([first, larger], pairs(), BATCH))
-    config = ModelConfig(content_dim=5, style_dim=2, width=0.05)
+    config = replace(first.model.config, content_dim=5)
     wider = MultimodalVae(DATASETS["digits"].modalities, config, ObjectiveConfig())
-    with pytest.raises(ValueError, match="equal sizes"):
+    with pytest.raises(ValueError, match="agree in all sizes but subspaces'"):
         next(fit_pack([first, replace(second, model=wider)], pairs(), BATCH))
 
 

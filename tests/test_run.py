@@ -135,7 +135,7 @@ def refused(capsys, line):
         ("--space smoke --replicates -1", "replicates must be >= 1, got -1"),
         ("--space smoke --workers 0", "workers must be >= 1, got 0"),
         ("--space smoke --pack 0", "pack must be >= 1, got 0"),
-        ("--space smoke --pack 2 --workers 2", "--pack trains replicates in one process; leave it out"),
+        ("--space smoke --pack 2 --workers 2", "--pack trains several trials in one process; leave it out"),
         ("--space smoke --seed -1", "seed must lie in [0, 2^32), got -1"),
         ("--space smoke --retry failed", "--retry goes with --resume; add it, or leave --retry out"),
         (

@@ -102,6 +102,26 @@ def optuna_trials(out):
     return optuna.load_study(study_name="test", storage=storage).get_trials()
 
 
+def packs(search, limit):
+    """All packs of a study, each as how many trials of each config it has, in order."""
+    found = []
+    while pack := search.next_pack(limit):
+        hashes = [trial.config_hash for trial in pack]
+        found.append([hashes.count(each) for each in dict.fromkeys(hashes)])
+    return found
+
+
+def test_a_pack_takes_replicates_and_then_configs_that_can_be_trained_with_them(tmp_path):
+    fields = {"objective.name": Choice(("mmjsd", "mvae")), "model.style_dim": Choice((0, 2, 4))}
+    of_two_kinds = study(tmp_path / "a", space=SearchSpace(fields))
+    assert packs(Search(of_two_kinds), 4) == [[2, 2], [2], [2, 2], [2]]
+    assert packs(Search(study(tmp_path / "b")), 5) == [[2, 2, 1], [1, 2, 2], [2]]
+
+
+def test_under_a_scheduler_a_pack_is_of_one_config(tmp_path):
+    assert packs(Search(study(tmp_path, scheduler="median")), 5) == [[2]] * 6
+
+
 def test_a_grid_is_served_whole_in_order_each_replicate_once(tmp_path):
     search = Search(study(tmp_path))
     assert search.num_missing == 12
