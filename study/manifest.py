@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from mmjsd.config import require
 from mmjsd.data import DATASETS
-from study.config import Study
+from study.config import Objective, Preset, Sampler, Scheduler, Study
 from study.files import Bucket
 from study.space import Question
 
@@ -29,6 +31,23 @@ _SAME = ("space", "objectives", "storage", "sampler", "scheduler", "seed")
 
 _GROWS = ("trials", "replicates", "confirm", "confirm_replicates")
 """What may grow when a study is resumed."""
+
+_KINDS: Mapping[str, Any] = {
+    "space": str,
+    "preset": Preset,
+    "objectives": Annotated[list[Objective], Field(min_length=1)],
+    "storage": str,
+    "sampler": Sampler,
+    "scheduler": Scheduler,
+    "seed": int,
+    "trials": PositiveInt,
+    "replicates": PositiveInt,
+    "confirm": NonNegativeInt,
+    "confirm_replicates": NonNegativeInt,
+    "base": dict[str, Any],
+    "domains": dict[str, dict[str, Any]],
+}
+"""What a resumed study reads of its study.json, which others may have written."""
 
 _ADDED = {"storage": JOURNAL, "objectives": ["mean_coherence"], "confirm": 0, "confirm_replicates": 0}
 """What a study.json may lack that an earlier version wrote, and what that version did."""
@@ -89,10 +108,16 @@ def stored_values(out: Path, resume: bool, remote: str | None = None) -> dict[st
         raise ValueError(f"nothing to resume: there is no {file}; leave out --resume to start a study")
     try:
         values: dict[str, Any] = {**_ADDED, **json.loads(text)}
-    except ValueError:
-        raise ValueError(f"{file} is damaged: it is no JSON; choose another --out") from None
-    missing = [name for name in (*_SAME, *_GROWS, "preset", "base", "domains") if name not in values]
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(f"{file} is damaged: it is no JSON object; choose another --out") from None
+    missing = [name for name in _KINDS if name not in values]
     require(not missing, f"{file} is damaged: it lacks {', '.join(missing)}; choose another --out")
+    for name, kind in _KINDS.items():
+        try:
+            TypeAdapter(kind).validate_python(values[name], strict=True)
+        except ValidationError as error:
+            what = f"{name} cannot be {error.errors()[0]['input']!r}"
+            raise ValueError(f"{file} is damaged: {what}; choose another --out") from None
     return values
 
 
@@ -213,11 +238,11 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(leaves, dict)
         for name, value in leaves.items()
     }
-    del fields["data.dir"]
+    fields.pop("data.dir", None)
     domains = {}
     for path, domain in values["domains"].items():
         parameters = (f"{name}={value}" for name, value in domain.items() if name != "type")
-        domains[f"the domain of {path}"] = f"{domain['type']}({', '.join(parameters)})"
+        domains[f"the domain of {path}"] = f"{domain.get('type')}({', '.join(parameters)})"
     return {"space": values["space"], **domains, **fields, **{name: values[name] for name in _SAME}}
 
 

@@ -357,18 +357,22 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
         if repeated := [name for name in _repeated(schema) if name in names]:
             file = pq.ParquetFile(content, metadata=file.metadata, read_dictionary=repeated)
         table = file.read(use_threads=False)
+        table.validate(full=True)  # texts that are no text, and codes of nothing
+        types = {field.name: _plain(field.type) for field in table.schema}
     version = (table.schema.metadata or {}).get(b"mmjsd.schema_version", b"").decode()
     if version and version != SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {version}; expected {SCHEMA_VERSION}: "
             "read it with the commit that manifest.json names, or train again into a new folder"
         )
-    found = set(table.column_names)
-    missing = [field for field in schema if field.name not in found]
+    missing = [field for field in schema if field.name not in types]
     needed = [field.name for field in missing if not field.nullable]
     if needed or not version:
         lacks = f"lacks {', '.join(needed)}" if needed else "has no schema version"
         raise StoreError(f"{path} is not a results file: it {lacks}; move it out of the folder")
+    if wrong := [field for field in schema if types.get(field.name, field.type) != field.type]:
+        what = f"{wrong[0].name} is of type {types[wrong[0].name]}, and not {wrong[0].type}"
+        raise StoreError(f"{path} is not a results file: its {what}; move it out of the folder")
     for name in pc.unique(table["trial_id"]).to_pylist():
         if not _TRIAL_ID.fullmatch(name):  # names are parts of paths, and files may be a stranger's
             raise StoreError(
@@ -382,6 +386,11 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Of the values that a column has, also where it keeps them as codes and a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Says of a file that cannot be read which one it is, and the way out."""
@@ -389,7 +398,7 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise StoreError(
             f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume: "
             "what it held is trained again"
