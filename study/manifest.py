@@ -178,9 +178,16 @@ def write_resumed(
 
 
 def commit() -> tuple[str, bool]:
-    """The project's git commit, and whether files differ from it; "" and False without git."""
+    """The project's git commit, and whether files differ from it; "" and False where nothing tells.
+
+    Code that travels without its repository has it in MMJSD_COMMIT: a commit, with -dirty behind it if files
+    differ, as `git describe --always --abbrev=40 --dirty --exclude='*'` prints it.
+    """
     head = _git("rev-parse", "HEAD").strip()
-    return head, bool(head and _git("status", "--porcelain"))
+    if not head:
+        told = os.environ.get("MMJSD_COMMIT", "")
+        return told.removesuffix("-dirty"), told.endswith("-dirty")
+    return head, bool(_git("status", "--porcelain"))
 
 
 def versions() -> dict[str, str]:

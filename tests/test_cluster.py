@@ -148,7 +148,7 @@ def _trains(node):
 
 def test_a_submitted_job_trains_and_the_dashboard_asks_for_the_token(nodes, environment, tmp_path):
     out = tmp_path / "job"
-    study = ["python", "study/run.py", "--space", "smoke", "--address", "auto", "--out", str(out)]
+    study = ["env", "MMJSD_COMMIT=abc-dirty", "python", "study/run.py", "--space", "smoke", "--address", "auto", "--out", str(out)]
     place = ["--address", f"http://127.0.0.1:{nodes.dashboard}", "--working-dir", str(ROOT)]
     job = [RAY, "job", "submit", *place, "--", *study, "--preset", "laptop", "--gpus-per-worker", "0"]
     refused = subprocess.run(
@@ -164,6 +164,7 @@ def test_a_submitted_job_trains_and_the_dashboard_asks_for_the_token(nodes, envi
     assert said.returncode == 0, said.stdout + said.stderr
     assert "4 trials complete" in said.stdout
     assert {row["state"] for row in trials(out).values()} == {"COMPLETE"}
+    assert {(row["commit"], row["dirty"]) for row in trials(out).values()} == {("abc", True)}
 
 
 def test_a_study_in_a_bucket_outlives_head_and_folder(environment, tmp_path):

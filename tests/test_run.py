@@ -479,6 +479,14 @@ def test_without_git_there_is_no_commit(monkeypatch, tuner):
     assert (tuner.study.commit, tuner.study.dirty) == ("", False)
 
 
+@pytest.mark.parametrize(("told", "known"), [("abc", ("abc", False)), ("abc-dirty", ("abc", True))])
+def test_code_that_travels_without_its_repository_is_told_its_commit(monkeypatch, tuner, told, known):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("MMJSD_COMMIT", told)
+    assert start("--space smoke") == 0
+    assert (tuner.study.commit, tuner.study.dirty) == known
+
+
 def test_a_taken_folder_is_resumed_only_on_request(capsys, tuner):
     assert start("--space smoke --replicates 3 --seed 5") == 0
     written = Path("runs/smoke/study.json").stat().st_mtime_ns
