@@ -16,6 +16,7 @@ import pytest
 from analysis.report import main as report
 from study import store
 from study.files import Bucket
+from study.worker import MAX_FAILURES
 from tests.storage import Server
 from tests.test_study import _kill_tree, measurements, trials
 
@@ -68,6 +69,27 @@ class Nodes:
     def add(self):
         """A further worker."""
         self._start(f"--address={self.address}", "--num-cpus=1")
+
+    def preempt(self, process):
+        """Warn of a worker's end and, five seconds later, kill it, as a cloud does with spot machines."""
+        number = self.processes.index(process)
+        listed = "import json, ray; ray.init(logging_level='ERROR'); print(json.dumps(ray.nodes()))"
+        told = self._say([sys.executable, "-c", listed], RAY_ADDRESS=self.address)
+        (name,) = [
+            node["NodeID"]
+            for node in json.loads(told.splitlines()[-1])
+            if f"{self.folder}/{number}/" in node["RayletSocketName"] and node["Alive"]
+        ]
+        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
+        when = ("--deadline-remaining-seconds", "5")
+        self._say([RAY, "drain-node", f"--address={self.address}", "--node-id", name, *why, *when])
+        time.sleep(5)
+        _kill_tree(process)
+
+    def _say(self, command, **settings):
+        return subprocess.run(
+            command, env=self.environment | settings, check=True, capture_output=True, text=True, timeout=100
+        ).stdout
 
     def stop(self):
         for process in reversed(self.processes):
@@ -140,6 +162,25 @@ def test_a_trial_whose_node_is_killed_in_mid_epoch_ends_once_with_equal_values(n
     nodes.add()
 
 
+def test_a_trial_that_is_preempted_more_often_than_it_may_fail_is_not_failed(nodes, environment, tmp_path):
+    out = tmp_path / "preempted"
+    options = (*TWO, "--training.epochs", "9", "--data.samples_per_epoch", "10000")
+    process = subprocess.Popen(command(out, *options, "--address", nodes.address), cwd=ROOT, env=environment)
+
+    def epoch():
+        return max((int(path.name[-6:]) for path in out.glob("checkpoints/*/epoch-*")), default=0)
+
+    for _ in range(MAX_FAILURES + 1):
+        before = epoch()
+        wait_for(lambda: epoch() > before, process, 400)  # noqa: B023
+        victim = next(each for each in nodes.processes[1:] if each.poll() is None and _trains(each))
+        nodes.add()
+        nodes.preempt(victim)
+    assert process.wait(600) == 0
+    (row,) = store.read(out).trials.to_pylist()
+    assert (row["state"], row["epochs"], row["error"]) == ("COMPLETE", 9, "")
+
+
 def _trains(node):
     """Whether a worker of a trial runs on the node."""
     titles = [" ".join(child.cmdline()) for child in psutil.Process(node.pid).children(recursive=True)]
@@ -148,7 +189,18 @@ def _trains(node):
 
 def test_a_submitted_job_trains_and_the_dashboard_asks_for_the_token(nodes, environment, tmp_path):
     out = tmp_path / "job"
-    study = ["env", "MMJSD_COMMIT=abc-dirty", "python", "study/run.py", "--space", "smoke", "--address", "auto", "--out", str(out)]
+    study = [
+        "env",
+        "MMJSD_COMMIT=abc-dirty",
+        "python",
+        "study/run.py",
+        "--space",
+        "smoke",
+        "--address",
+        "auto",
+        "--out",
+        str(out),
+    ]
     place = ["--address", f"http://127.0.0.1:{nodes.dashboard}", "--working-dir", str(ROOT)]
     job = [RAY, "job", "submit", *place, "--", *study, "--preset", "laptop", "--gpus-per-worker", "0"]
     refused = subprocess.run(
