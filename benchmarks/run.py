@@ -102,7 +102,7 @@ def step() -> Figures:
     try:
         steps |= {f"multivae {name}": multivae(data, name) for name in ("mopoe", "mvtcae")}
     except ImportError:
-        sys.stderr.write("MultiVae is not installed (pip install multivae==1.0.3): left out\n")
+        sys.stderr.write("MultiVae is not installed (pip install '.[peers]'): left out\n")
     seconds = in_turns(steps)
     operations = flops(data)
     limit_s = operations / (_PRODUCT_FLOPS / seconds["matrix product"])
