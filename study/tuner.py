@@ -140,7 +140,8 @@ def _join_or_start(study: Study) -> bool:
         ray.init(address=study.address, runtime_env=environment, **quiet)
     else:
         environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-        ray.init(runtime_env=environment, include_dashboard=True, **quiet)
+        # "local": else Ray would join another study's instance on this machine, or wait for one that is gone.
+        ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
     return True
 
 
