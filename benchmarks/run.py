@@ -271,7 +271,7 @@ def multivae(data: Pairs, name: str) -> Step:
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
 
-    class Encoder(BaseEncoder):  # type: ignore[misc]
+    class Encoder(BaseEncoder):
         def __init__(self, network: nn.Module, head: nn.Module) -> None:
             super().__init__()
             self.network, self.head, self.latent_dim = network, head, SHARED.content_dim
@@ -280,7 +280,7 @@ def multivae(data: Pairs, name: str) -> Step:
             mu, logvar = self.head(self.network(x)).chunk(2, dim=-1)
             return ModelOutput(embedding=mu, log_covariance=logvar)
 
-    class Decoder(BaseDecoder):  # type: ignore[misc]
+    class Decoder(BaseDecoder):
         def __init__(self, network: nn.Module) -> None:
             super().__init__()
             self.network, self.latent_dim = network, SHARED.content_dim

@@ -1,5 +1,6 @@
 """Several models of equal shape, trained as one: their parameters stacked, their networks side by side."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -100,14 +101,19 @@ class Pack(MultimodalVae):
         return by_sample.flatten(0, 2)
 
 
-class _Network:
+class _Network(ABC):
     """Modules of several models, run on a leading axis, each on its own model's rows."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    parts: Sequence["_Network"] = ()
+    """Networks of which this one is made."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor: ...
 
     def hand_out_gradients(self) -> None:
         """Give the modules the gradients that are not theirs yet."""
+        for part in self.parts:
+            part.hand_out_gradients()
 
 
 class _Stacked(_Network):
@@ -193,13 +199,11 @@ class _Decoders(_Network):
         sequences = [cast(nn.Sequential, module) for module in modules]
         self._first = [cast(nn.Linear, sequence[0]) for sequence in sequences]
         self._rest = _side_by_side([sequence[1:] for sequence in sequences])
+        self.parts = (self._rest,)
 
     def __call__(self, x: Tensor) -> Tensor:
         firsts = [layer(own[..., : layer.in_features]) for layer, own in zip(self._first, x, strict=True)]
         return self._rest(torch.stack(firsts))
-
-    def hand_out_gradients(self) -> None:
-        self._rest.hand_out_gradients()
 
 
 def _each(members: Sequence[nn.Module], path: str) -> list[nn.Module]:

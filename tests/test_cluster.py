@@ -170,9 +170,12 @@ def test_a_trial_that_is_preempted_more_often_than_it_may_fail_is_not_failed(nod
     def epoch():
         return max((int(path.name[-6:]) for path in out.glob("checkpoints/*/epoch-*")), default=0)
 
-    for _ in range(MAX_FAILURES + 1):
+    def train_an_epoch():
         before = epoch()
-        wait_for(lambda: epoch() > before, process, 400)  # noqa: B023
+        wait_for(lambda: epoch() > before, process, 400)
+
+    for _ in range(MAX_FAILURES + 1):
+        train_an_epoch()
         victim = next(each for each in nodes.processes[1:] if each.poll() is None and _trains(each))
         nodes.add()
         nodes.preempt(victim)

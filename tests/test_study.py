@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -125,6 +126,16 @@ def test_replicates_and_configs_in_one_pack_learn_what_they_learn_alone(undistur
     for name in trials(alone):
         loss = (name, 1, "train", "loss", "", "", "")
         assert packed[loss][0] == pytest.approx(expected[loss][0], rel=1e-3)
+
+
+def test_a_study_does_not_wait_for_a_ray_that_a_killed_one_has_left(environment, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # sockets need a short path
+        left = Path(folder, "ray", "ray_current_cluster")
+        left.parent.mkdir()
+        left.write_text("127.0.0.1:9")  # where nothing listens
+        settings = environment | {"RAY_TMPDIR": folder}
+        said = run(settings, tmp_path / "study", "--trials", "1", "--replicates", "1")
+    assert "1 trial complete, 0 diverged, 0 failed" in said.stdout, said.stderr
 
 
 def test_a_finished_study_is_not_trained_again(undisturbed, environment):
