@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,9 @@ from mmjsd.pack import Pack
 _STATE_FILE = "training.safetensors"
 _EPOCH_FILE = "epoch.json"
 
+_PLACES = 8
+"""So often within an epoch it is asked whether the machine is about to go."""
+
 
 class DivergedError(ArithmeticError):
     """The loss became infinite or not a number."""
@@ -33,13 +36,20 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that the next epoch depends on besides the parameters."""
+    """All that the rest of a training depends on besides the parameters."""
 
     epoch: int
     """Epochs that are complete."""
 
     tensors: dict[str, Tensor]
-    """Adam's moments and the random generator's state."""
+    """Adam's moments and the random generator's state; within an epoch also those with which it began, and
+    the losses since."""
+
+    step: int = 0
+    """Steps that were taken of the epoch after those."""
+
+    wall_s: float = 0.0
+    """Seconds that they took."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,14 @@ class Epoch:
     def loss(self) -> float:
         """Mean over the epoch's samples."""
         return float(self.losses.mean())
+
+
+@dataclass(frozen=True)
+class Interim:
+    """A place within an epoch, which whoever expects the machine's end can save."""
+
+    state: TrainingState
+    """Continues from here when given to `fit`, with the parameters of this moment."""
 
 
 @dataclass(frozen=True)
@@ -104,25 +122,32 @@ def fit(
     for (epoch,) in fit_pack([Member(model, training, seed, resume)], data, samples_per_epoch):
         if isinstance(epoch, DivergedError):
             raise epoch
+        assert isinstance(epoch, Epoch)
         yield epoch
 
 
 def fit_pack(
-    members: Sequence[Member], data: Pairs, samples_per_epoch: int
-) -> Iterator[list[Epoch | DivergedError]]:
+    members: Sequence[Member],
+    data: Pairs,
+    samples_per_epoch: int,
+    is_warned: Callable[[], bool] | None = None,
+) -> Iterator[list[Epoch | DivergedError] | list[Interim]]:
     """Train several models in place, side by side as one (`mmjsd.pack`), each as `fit` would train it alone.
 
     Sums are taken in another order than alone, so numbers agree up to rounding. On a GPU a step is recorded
     once as a CUDA graph and then replayed, which spares the time to launch its kernels one by one.
 
     Args:
-        members: equal in sizes, kind of objective, epochs, batch size, precision and epoch to resume after.
+        members: equal in sizes, kind of objective, epochs, batch size, precision and place to resume from.
         data: the training split, of which each member draws its own pairs.
         samples_per_epoch: of each member.
+        is_warned: whether this machine is about to go; asked a few times an epoch, by all workers at once,
+            until it says so.
 
     Yields:
         After each epoch what each member shows, in order; an error for one whose loss was not finite.
-        It goes on with numbers that mean nothing, and does not disturb the others.
+        It goes on with numbers that mean nothing, and does not disturb the others. At a warning, what each
+        member could go on from.
 
     Raises:
         ValueError: for members that do not fit together, or a pack under torch.distributed.
@@ -134,25 +159,38 @@ def fit_pack(
         f"batch_size must be a multiple of the {workers.size} workers, got {first.batch_size}",
     )
     require(len(members) == 1 or workers.size == 1, "a pack trains in one process, not by several workers")
-    starts = [member.resume.epoch if member.resume else 0 for member in members]
+    starts = [(each.resume.epoch, each.resume.step) if each.resume else (0, 0) for each in members]
     for member, start in zip(members, starts, strict=True):
         alike = replace(member.training, learning_rate=first.learning_rate) == first and start == starts[0]
         require(alike, "trainings of one pack may differ in learning_rate and seed alone")
     steps = -(-samples_per_epoch // first.batch_size)
     run = _Steps(members, data, steps, workers)
-    for number in range(1 + starts[0], 1 + first.epochs):
+    earlier_s = [member.resume.wall_s if member.resume else 0.0 for member in members]
+    for number in range(1 + starts[0][0], 1 + first.epochs):
         started = time.perf_counter()
-        losses = workers.mean(run.epoch()).cpu()
-        wall_s = (time.perf_counter() - started) / len(members)
+        run.begin()
+        while run.step < steps:
+            run.advance(-(-steps // _PLACES))
+            if is_warned and run.step < steps and is_warned():
+                is_warned = None
+                captured = run.capture_within()
+                spent_s = (time.perf_counter() - started) / len(members)
+                yield [
+                    Interim(TrainingState(number - 1, tensors, run.step, before_s + spent_s))
+                    for tensors, before_s in zip(captured, earlier_s, strict=True)
+                ]
+        losses = run.losses().cpu()
+        spent_s = (time.perf_counter() - started) / len(members)
         shown: list[Epoch | DivergedError] = []
-        for own, capture in zip(losses, run.capture(), strict=True):
+        for own, tensors, before_s in zip(losses, run.capture(), earlier_s, strict=True):
             if torch.isfinite(own).all():
-                state = TrainingState(number, capture)
-                shown.append(Epoch(number, own, wall_s, steps * first.batch_size, state))
+                state = TrainingState(number, tensors)
+                shown.append(Epoch(number, own, before_s + spent_s, steps * first.batch_size, state))
                 continue
             bad = int((~torch.isfinite(own)).nonzero()[0])
             told = f"loss is {own[bad]:g} at epoch {number}, step {bad + 1} of {steps}"
             shown.append(DivergedError(told))
+        earlier_s = [0.0] * len(members)
         yield shown
 
 
@@ -199,9 +237,14 @@ class _Steps:
         for member, parameters, generator in zip(members, self._parameters, self._generators, strict=True):
             if member.resume is not None:
                 _restore(self._optimizer, parameters, generator, member.resume)
+        self._resumed = [member.resume for member in members if member.resume and member.resume.step]
+        self._at_start: list[Tensor] = []
         own_rows = torch.arange(training.batch_size, device=data.device)[workers.rows(training.batch_size)]
         offsets = torch.arange(len(members), device=data.device)[:, None] * (steps * training.batch_size)
         self._rows = (offsets + own_rows).flatten()
+        self.step = 0
+        """Steps that were taken of the epoch."""
+
         self._step = torch.zeros(1, dtype=torch.long, device=data.device)
         self._losses = torch.zeros(steps, len(members), device=data.device)
         self._samples: PairedSamples | None = None
@@ -209,8 +252,11 @@ class _Steps:
         self._can_record = on_gpu and workers.size == 1
         self._taken = 0
 
-    def epoch(self) -> Float[Tensor, "member step"]:
-        """Take all steps on fresh samples; the loss of each."""
+    def begin(self) -> None:
+        """Draw an epoch's samples; of one that was begun before the same ones, up to its place."""
+        for generator, state in zip(self._generators, self._resumed, strict=False):
+            generator.set_state(state.tensors["generator_at_start"])
+        self._at_start = [generator.get_state() for generator in self._generators]
         count = self._steps * self._batch_size
         drawn = PairedSamples.concatenate([self._data.draw(count, each) for each in self._generators])
         if self._samples is None:
@@ -219,15 +265,28 @@ class _Steps:
             self._samples.overwrite(drawn)
         for member in self._members:
             member.model.train()
-        self._step.zero_()
-        for _ in range(self._steps):
+        self.step = 0
+        for number, (generator, state) in enumerate(zip(self._generators, self._resumed, strict=False)):
+            generator.set_state(state.tensors["generator"])
+            self._losses[: state.step, number] = state.tensors["losses"].to(self._losses.device)
+            self.step = state.step
+        self._resumed = []
+        self._step.fill_(self.step)
+
+    def advance(self, steps: int) -> None:
+        """Take so many steps, or those that are left of the epoch."""
+        for _ in range(min(steps, self._steps - self.step)):
             if not self._can_record:
                 self._take()
             elif self._taken < self._WARM_UP:
                 self._take_aside()
             else:
                 self._replay()
-        return self._losses.T.clone()
+            self.step += 1
+
+    def losses(self) -> Float[Tensor, "member step"]:
+        """Of each step of the epoch so far, over all workers."""
+        return self._workers.mean(self._losses[: self.step].T.clone(memory_format=torch.contiguous_format))
 
     def capture(self) -> Iterator[dict[str, Tensor]]:
         """Of each member, what its next epoch depends on besides its parameters."""
@@ -237,6 +296,11 @@ class _Steps:
                 for name, value in self._optimizer.state[parameter].items():
                     tensors[f"{index}.{name}"] = value.clone(memory_format=torch.contiguous_format)
             yield tensors
+
+    def capture_within(self) -> list[dict[str, Tensor]]:
+        """Of each member, what the rest of its epoch depends on besides its parameters."""
+        each = zip(self.capture(), self._at_start, self.losses(), strict=True)
+        return [{**tensors, "generator_at_start": at_start, "losses": own} for tensors, at_start, own in each]
 
     def _take(self) -> None:
         assert self._samples is not None
@@ -280,15 +344,17 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/epoch-000012`, whole or not at all, and remove older ones; its path.
 
-    The notes, plain values, are the caller's; `read_notes` gives them back.
+    Within an epoch it is `epoch-000012_000345`, which comes after that and before the next. The notes, plain
+    values, are the caller's; `read_notes` gives them back.
     """
-    target = folder / f"epoch-{state.epoch:06d}"
-    temporary = folder / f".epoch-{state.epoch:06d}.{os.getpid()}"
+    target = folder / (f"epoch-{state.epoch:06d}" + (f"_{state.step:06d}" if state.step else ""))
+    temporary = folder / f".{target.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save(model, temporary)
     save_file({name: tensor.cpu() for name, tensor in state.tensors.items()}, temporary / _STATE_FILE)
-    (temporary / _EPOCH_FILE).write_text(json.dumps({"epoch": state.epoch, "notes": dict(notes)}))
+    place = {"epoch": state.epoch, "step": state.step, "wall_s": state.wall_s}
+    (temporary / _EPOCH_FILE).write_text(json.dumps({**place, "notes": dict(notes)}))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     for other in folder.iterdir():
@@ -311,8 +377,10 @@ def load_checkpoint(path: Path) -> tuple[MultimodalVae, TrainingState]:
     model = load(path)
     with _named(path):
         tensors = load_file(path / _STATE_FILE)
-        epoch = int(json.loads((path / _EPOCH_FILE).read_text())["epoch"])
-    return model, TrainingState(epoch, tensors)
+        place = json.loads((path / _EPOCH_FILE).read_text())
+        # Older checkpoints, all of whole epochs, have the epoch alone.
+        epoch, step, wall_s = int(place["epoch"]), int(place.get("step", 0)), float(place.get("wall_s", 0))
+    return model, TrainingState(epoch, tensors, step, wall_s)
 
 
 def read_notes(path: Path) -> dict[str, Any]:
@@ -344,7 +412,7 @@ def _restore(
     for key, tensor in state.tensors.items():
         if key == "generator":
             generator.set_state(tensor.cpu())
-        else:
+        elif key not in ("generator_at_start", "losses"):
             index, name = key.split(".")
             parameter = parameters[int(index)]
             # A fused step needs the moments in their parameter's own layout, and on its device.

@@ -28,7 +28,7 @@ from mmjsd.train import latest_checkpoint, load_checkpoint, read_notes
 from study import store
 from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, own_objective, trial_id
 from study.files import FilesError
-from study.trial import Measurement, run_pack
+from study.trial import Measurement, Rescue, run_pack
 
 
 @dataclass(frozen=True)
@@ -69,30 +69,43 @@ class Trial:
 
 
 def record(
-    trials: Sequence[Trial], device: torch.device | str, report: Callable[[dict[str, Any]], None]
+    trials: Sequence[Trial],
+    device: torch.device | str,
+    report: Callable[[dict[str, Any]], None],
+    bring: Callable[[], None] = lambda: None,
+    is_warned: Callable[[], bool] | None = None,
 ) -> None:
     """Run a trial, or several as one pack, from their last checkpoints to their end.
 
     Each epoch's numbers are safe before its checkpoint is, and a trial's row is written last: a
-    process killed anywhere repeats at most the epoch it was in. Divergence, and whatever else
-    trials alone in their process raise, becomes their state with the reason, so that one bad config
-    does not stop a study. Among several workers an error may be another's death: it is raised, as
-    is that of a full disk, which is no trial's fault.
+    process killed anywhere repeats at most the epoch it was in, and one that was warned less.
+    Divergence, and whatever else trials alone in their process raise, becomes their state with the
+    reason, so that one bad config does not stop a study. Among several workers an error may be
+    another's death: it is raised, as is that of a full disk, which is no trial's fault.
 
     Args:
         trials: what to train; several must fit together, as replicates of one config do. Those whose
-            checkpoints are of different epochs, after a crash, go on one after the other.
+            checkpoints are of different places, after a crash, go on one after the other.
         device: where.
         report: called after each epoch with "epoch", for each trial "shown/<its id>" (the first objective, or
             none where it was not evaluated) and all objectives by name, means over the trials. It may end
             this thread, when a scheduler stops the trials.
+        bring: called when files were written, before they are reported: to where the study is kept.
+        is_warned: whether this machine is about to go, as in `mmjsd.train.fit_pack`.
     """
     recorders = [_Recorder(trial, device, len(trials)) for trial in trials]
-    for epoch in sorted({recorder.epoch for recorder in recorders}):
-        _record_pack([recorder for recorder in recorders if recorder.epoch == epoch], report)
+    for place in sorted({recorder.place for recorder in recorders}):
+        of_place = [recorder for recorder in recorders if recorder.place == place]
+        _record_pack(of_place, report, bring, is_warned)
+        bring()
 
 
-def _record_pack(recorders: Sequence["_Recorder"], report: Callable[[dict[str, Any]], None]) -> None:
+def _record_pack(
+    recorders: Sequence["_Recorder"],
+    report: Callable[[dict[str, Any]], None],
+    bring: Callable[[], None],
+    is_warned: Callable[[], bool] | None,
+) -> None:
     first = recorders[0]
     going = list(recorders)
     try:
@@ -101,14 +114,18 @@ def _record_pack(recorders: Sequence["_Recorder"], report: Callable[[dict[str, A
             [recorder.resume for recorder in recorders],
             first.device,
             first.trial.objectives,
+            is_warned,
         ):
             for recorder, measurement in zip(recorders, measurements, strict=True):
                 if isinstance(measurement, Measurement):
                     recorder.keep(measurement)
+                elif isinstance(measurement, Rescue):
+                    recorder.save(measurement)
                 elif recorder in going:
                     going.remove(recorder)
                     recorder.close("DIVERGED", str(measurement))
-            if going:
+            bring()
+            if going and not isinstance(measurements[0], Rescue):
                 report(_shown(going))
         state, error = "COMPLETE", ""
     except FilesError:  # no trial's fault: they go on from what is safe
@@ -167,6 +184,7 @@ class _Recorder:
         self.leads = Workers.current().rank == 0
         self.resume = _usable_checkpoint(trial)
         notes = read_notes(self.resume) if self.resume else {}
+        self.place = self.resume.name if self.resume else ""
         self.epoch = int(notes.get("epoch", 0))
         self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
         self.evaluation_s = notes.get("evaluation_s", math.nan if notes else 0.0)  # older notes lack it
@@ -192,10 +210,15 @@ class _Recorder:
         self.num_samples += measurement.num_samples
         for split, scores in measurement.scores.items():
             self.rows += [self._row(split, score) for score in scores]
+        if self.leads:
+            store.write_measurements(self.trial.out, self.trial.trial_id, self.rows)
+            self._draw(measurement)
+        self.save(measurement)
+
+    def save(self, reached: Measurement | Rescue) -> None:
+        """Write a checkpoint, with what its trial has cost so far."""
         if not self.leads:
             return
-        store.write_measurements(self.trial.out, self.trial.trial_id, self.rows)
-        self._draw(measurement)
         notes = {
             "epoch": self.epoch,
             "train_s": self.train_s,
@@ -207,7 +230,7 @@ class _Recorder:
             "device": _device_name(self.device),
             "host": socket.gethostname(),
         }
-        measurement.save(self.trial.checkpoints, notes)
+        reached.save(self.trial.checkpoints, notes)
 
     def close(self, state: str, error: str) -> None:
         """Write the trial's row; a failed trial starts anew when it is tried again."""

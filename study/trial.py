@@ -24,6 +24,7 @@ from mmjsd.pictures import Picture
 from mmjsd.train import (
     DivergedError,
     Epoch,
+    Interim,
     Member,
     TrainingState,
     fit_pack,
@@ -59,6 +60,14 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Rescue:
+    """The means to go on from within an epoch, for one whose machine is about to go."""
+
+    save: Callable[[Path, Mapping[str, Any]], Path]
+    """As of a measurement."""
+
+
+@dataclass(frozen=True)
 class _Material:
     data: datasets.Data
     splits: Mapping[str, Pairs]
@@ -89,6 +98,7 @@ def run_trial(
     for (measurement,) in run_pack([config], [resume], device, objectives):
         if isinstance(measurement, DivergedError):
             raise measurement
+        assert isinstance(measurement, Measurement)
         yield measurement
 
 
@@ -108,17 +118,19 @@ def run_pack(
     resumes: Sequence[Path | None],
     device: torch.device | str = "cpu",
     objectives: Collection[Objective] = (),
-) -> Iterator[list[Measurement | DivergedError]]:
+    is_warned: Callable[[], bool] | None = None,
+) -> Iterator[list[Measurement | DivergedError] | list[Rescue]]:
     """Train several configs as one (`mmjsd.train.fit_pack`) and evaluate each, once an epoch.
 
     Args:
         configs: of which `can_pack` says that they fit together.
-        resumes: for each a checkpoint, all of one epoch, or none.
+        resumes: for each a checkpoint, all of one place, or none.
         device, objectives: as in `run_trial`.
+        is_warned: as in `fit_pack`.
 
     Yields:
         What each config shows, in order, until the last epoch or until all have diverged; from the epoch in
-        which one diverges on, its error.
+        which one diverges on, its error. At a warning, what can be saved of each.
 
     Raises:
         ValueError: for a damaged checkpoint, or configs that do not fit together.
@@ -133,9 +145,13 @@ def run_pack(
     train = Pairs(material.data.splits["train"], device, config.data.missing)
     members = [_member(*each, device) for each in zip(configs, resumes, strict=True)]
     errors: dict[int, DivergedError] = {}
-    for epochs in fit_pack(members, train, config.data.samples_per_epoch):
+    for epochs in fit_pack(members, train, config.data.samples_per_epoch, is_warned):
         shown: list[Measurement | DivergedError] = []
+        rescues: list[Rescue] = []
         for number, (member, epoch) in enumerate(zip(members, epochs, strict=True)):
+            if isinstance(epoch, Interim):
+                rescues.append(Rescue(partial(save_checkpoint, member.model, epoch.state)))
+                continue
             if isinstance(epoch, DivergedError):
                 errors.setdefault(number, epoch)
             if number not in errors:
@@ -146,7 +162,7 @@ def run_pack(
                 except DivergedError as error:
                     errors[number] = error
             shown.append(errors[number])
-        yield shown
+        yield rescues or shown
         if len(errors) == len(members):
             return
 

@@ -59,6 +59,7 @@ def train_mirrored(
     device: torch.device | str,
     report: Callable[[dict[str, Any]], None],
     mirror: Mirror,
+    is_warned: Callable[[], bool] | None = None,
 ) -> None:
     """Run trials from where the study is kept, and bring what they write there: each epoch, and their end."""
     leads = Workers.current().rank == 0
@@ -67,15 +68,15 @@ def train_mirrored(
         for trial in trials if leads else ():
             mirror.push_trial(trial.trial_id)
 
-    def report_what_is_safe(values: dict[str, Any]) -> None:
-        bring()
-        report(values)
-
     for trial in trials:
         mirror.fetch_trial(trial.trial_id)
-    record(trials, device, report_what_is_safe)
-    bring()
+    record(trials, device, report, bring, is_warned)
 
 
 def _train(config: dict[str, Any]) -> None:
-    train_mirrored(config["trials"], get_device(), ray.train.report, config["mirror"])
+    train_mirrored(config["trials"], get_device(), ray.train.report, config["mirror"], _is_preempted)
+
+
+def _is_preempted() -> bool:
+    """Whether Ray knows that the node of one of the workers is about to go; all workers ask at once."""
+    return ray.train.get_preemption_info() is not None

@@ -19,7 +19,7 @@ from study import record, store
 from study.files import Bucket, FilesError
 from study.mirror import Mirror, local_folder, local_run
 from study.search import Search
-from study.trial import Measurement
+from study.trial import Measurement, Rescue
 from study.tuner import _StudySearcher
 from study.worker import train_mirrored
 from tests.storage import credentials as credentials  # a fixture
@@ -40,36 +40,45 @@ def _setting(credentials, monkeypatch, tmp_path):
     monkeypatch.setattr(record, "load_checkpoint", load_checkpoint)
 
 
-def save(value, epoch, folder, notes):
+def save(value, epoch, folder, notes, half=False):
     """A checkpoint as mmjsd.train writes it: three files in a folder that appears whole, and alone."""
-    temporary = folder / f".epoch-{epoch}"
+    place = f"epoch-{epoch:06d}" + half * "_000007"
+    temporary = folder / f".{place}"
     temporary.mkdir(parents=True)
     for name in ("model.safetensors", "training.safetensors"):
         (temporary / name).write_bytes(bytes([value % 256]) * 100)
-    (temporary / "epoch.json").write_text(json.dumps({"epoch": epoch, "notes": notes, "value": value}))
+    (temporary / "epoch.json").write_text(
+        json.dumps({"epoch": epoch, "notes": notes, "value": value, "half": half})
+    )
     for other in folder.glob("epoch-*"):
         shutil.rmtree(other)
-    os.replace(temporary, folder / f"epoch-{epoch:06d}")
+    os.replace(temporary, folder / place)
 
 
 def load_checkpoint(path):
     return None, SimpleNamespace(epoch=json.loads((path / "epoch.json").read_text())["epoch"])
 
 
-def run_pack(configs, resumes, device="cpu", objectives=()):
-    yield from zip(*map(run_trial, configs, resumes), strict=True)
+def run_pack(configs, resumes, device="cpu", objectives=(), is_warned=None):
+    yield from zip(*[run_trial(*each, is_warned) for each in zip(configs, resumes, strict=True)], strict=True)
 
 
-def run_trial(config, resume):
+def run_trial(config, resume, is_warned):
     """Takes the place of training: what an epoch shows depends on all that came before, as there."""
-    epoch, value = 0, config.seed % 1009
+    epoch, value, half = 0, config.seed % 1009, False
     if resume is not None:
         kept = json.loads((resume / "epoch.json").read_text())
         assert (resume / "model.safetensors").read_bytes() == bytes([kept["value"] % 256]) * 100
-        epoch, value = kept["epoch"], kept["value"]
+        epoch, value, half = kept["epoch"], kept["value"], kept["half"]
     while epoch < EPOCHS:
+        if not half:
+            value = 31 * value % 1009
+            if is_warned and is_warned():
+                yield Rescue(partial(save, value, epoch, half=True))
+                is_warned()  # what it was warned of may happen
+        half = False
         epoch += 1
-        value = (31 * value + epoch) % 1009
+        value = (value + epoch) % 1009
         scores = {"train": [Score("loss", value, None, 1)], "validation": [_coherence(value)]}
         if epoch == EPOCHS:
             scores["test"] = [_coherence(value + 1)]
@@ -228,6 +237,27 @@ def test_a_trial_goes_on_elsewhere_from_what_is_in_the_bucket(tmp_path, expected
     train("old", 9)
     assert seen == [("old", 1), ("new", 2), ("old", 3)]
     rows = store.read_measurements(tmp_path / "old", trial.trial_id)
+    values = {(row["epoch"], row["split"], row["metric"]): row["value"] for row in rows}
+    keys = {key: value for key, value in expected[0].items() if key[0] == trial.trial_id}
+    assert values == {key[1:4]: value for key, value in keys.items()}
+
+
+def test_a_trial_that_was_warned_goes_on_from_within_its_epoch(tmp_path, expected):
+    url = "s3://studies/warned"
+    nodes = Nodes(tmp_path, url)
+    Mirror(nodes.out, url).open(is_new=True)
+    trial = Search(nodes.study).next()
+    answers = iter([lambda: False, lambda: True, vanish])
+    doomed, other = (dataclasses.replace(trial, out=tmp_path / node) for node in ("doomed", "other"))
+    with contextlib.suppress(Vanished):
+        mirror = Mirror(doomed.out, url)
+        train_mirrored([doomed], "cpu", lambda _: None, mirror, lambda: next(answers)())
+    names = {entry.name.split("/")[2] for entry in Bucket(url).entries(f"checkpoints/{trial.trial_id}")}
+    assert names == {"epoch-000001_000007"}
+    seen = []
+    train_mirrored([other], "cpu", lambda values: seen.append(values["epoch"]), Mirror(other.out, url))
+    assert seen == [2, 3]
+    rows = store.read_measurements(other.out, trial.trial_id)
     values = {(row["epoch"], row["split"], row["metric"]): row["value"] for row in rows}
     keys = {key: value for key, value in expected[0].items() if key[0] == trial.trial_id}
     assert values == {key[1:4]: value for key, value in keys.items()}

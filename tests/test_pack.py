@@ -77,27 +77,30 @@ def test_in_float32_they_agree_as_far_as_rounding_lets_them(objective):
     agree(OBJECTIVES[objective], 1e-4, missing=0.0, steps=5)
 
 
-def test_a_pack_goes_on_where_it_was_stopped(tmp_path):
+@pytest.mark.parametrize("is_warned", [False, True], ids=["after an epoch", "within an epoch"])
+def test_a_pack_goes_on_where_it_was_stopped(tmp_path, is_warned):
     training = TrainingConfig(epochs=4, batch_size=BATCH)
-    undisturbed = list(fit_pack(members({}, training), pairs(), 3 * BATCH))
+    undisturbed = list(fit_pack(members({}, training), pairs(), 9 * BATCH))
     begun = members({}, training)
-    for number, epochs in enumerate(fit_pack(begun, pairs(), 3 * BATCH), 1):
-        if number == 2:
-            paths = [
-                save_checkpoint(member.model, epoch.state, tmp_path / str(member.seed), {})
-                for member, epoch in zip(begun, epochs, strict=True)
-            ]
-            break
+    run = fit_pack(begun, pairs(), 9 * BATCH, iter([False] * 5 + [is_warned] * 99).__next__)
+    for _ in range(2):  # nine steps are taken by twos, and asked about in between: four times an epoch
+        places = next(run)
+    paths = [
+        save_checkpoint(member.model, place.state, tmp_path / str(member.seed), {})
+        for member, place in zip(begun, places, strict=True)
+    ]
     loaded = [load_checkpoint(path) for path in paths]
+    assert {(state.epoch, state.step) for _, state in loaded} == {(1, 4) if is_warned else (2, 0)}
     resumed = [
         Member(model, member.training, member.seed, state)
         for member, (model, state) in zip(begun, loaded, strict=True)
     ]
-    rest = list(fit_pack(resumed, pairs(), 3 * BATCH))
-    assert [epoch.number for epoch, *_ in rest] == [3, 4]
-    for got, wanted in zip(rest, undisturbed[2:], strict=True):
+    rest = list(fit_pack(resumed, pairs(), 9 * BATCH))
+    assert [epoch.number for epoch, *_ in rest] == ([2, 3, 4] if is_warned else [3, 4])
+    for got, wanted in zip(rest, undisturbed[-len(rest) :], strict=True):
         for own, other in zip(got, wanted, strict=True):
             assert torch.equal(own.losses, other.losses)
+            assert own.wall_s > 0
 
 
 def test_one_that_diverges_leaves_the_others_alone():

@@ -22,7 +22,7 @@ DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 def played(trouble, metric="mean_coherence"):
     """A trial of two epochs; the first replicate meets its trouble in the second."""
 
-    def run_pack(configs, resumes, device, objectives):
+    def run_pack(configs, resumes, device, objectives, is_warned):
         for epoch in (1, 2):
             if epoch == 2 and isinstance(trouble, DivergedError):
                 yield [trouble]
@@ -122,7 +122,7 @@ def test_goes_on_from_its_checkpoint_unless_that_or_what_it_measured_is_damaged(
         files[damage].write_bytes(files[damage].read_bytes()[:-9])
     asked = []
 
-    def run_pack(configs, resumes, device, objectives):
+    def run_pack(configs, resumes, device, objectives, is_warned):
         asked.extend(resumes)
         return iter(())
 

@@ -14,7 +14,16 @@ from mmjsd.batches import Pairs, Workers
 from mmjsd.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmjsd.data import ALPHABET, DATASETS, Examples
 from mmjsd.model import MultimodalVae
-from mmjsd.train import DivergedError, fit, latest_checkpoint, load_checkpoint, read_notes, save_checkpoint
+from mmjsd.train import (
+    DivergedError,
+    Member,
+    fit,
+    fit_pack,
+    latest_checkpoint,
+    load_checkpoint,
+    read_notes,
+    save_checkpoint,
+)
 
 TRAINING = TrainingConfig(epochs=4, batch_size=32, learning_rate=1e-3)
 
@@ -126,8 +135,18 @@ def _worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     losses = torch.cat([epoch.losses for epoch in train(model(), pairs(missing=0.3))])
     gathered = Workers.current().gather(torch.arange(3 + rank))
+    vae = model()
+    told = iter([False] * 8 + [True])  # six times an epoch
+    run = fit_pack([Member(vae, TRAINING, 5)], pairs(missing=0.3), 200, told.__next__)
+    next(run)
+    (place,) = next(run)
     if rank == 0:
-        torch.save({"losses": losses, "gathered": gathered}, Path(folder) / "out.pt")
+        save_checkpoint(vae, place.state, Path(folder) / "checkpoints", {})
+    dist.barrier()
+    resumed, state = load_checkpoint(Path(folder) / "checkpoints" / "epoch-000001_000003")
+    rest = torch.cat([epoch.losses for epoch in train(resumed, pairs(missing=0.3), resume=state)])
+    if rank == 0:
+        torch.save({"losses": losses, "gathered": gathered, "rest": rest}, Path(folder) / "out.pt")
     dist.destroy_process_group()
     os._exit(0)  # gloo's threads may outlive their group, and would abort an orderly exit
 
@@ -139,3 +158,4 @@ def test_two_workers_give_the_loss_curve_of_one(tmp_path):
     assert len(alone) >= 20
     assert_close(shared["losses"], alone, rtol=1e-4, atol=0)
     assert shared["gathered"].tolist() == [0, 1, 2, 0, 1, 2, 3]
+    assert_close(shared["rest"], shared["losses"][7:], rtol=1e-6, atol=0)  # warned within the second epoch
