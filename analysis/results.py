@@ -95,6 +95,9 @@ class Trial:
     epochs: int
     device: str
     device_s: float
+    lost_s: float
+    """Device-seconds that vanished with its processes, beyond `device_s`."""
+
     evaluation_share: float | None
     """Of its time; None if it was not taken."""
 
@@ -124,6 +127,7 @@ class Trial:
             epochs=row["epochs"],
             device=row["device"],
             device_s=row["device_s"],
+            lost_s=row["lost_s"] or 0.0,
             evaluation_share=evaluation_s / wall_s if evaluation_s is not None and wall_s else None,
             objective_value=objective if objective is not None and isfinite(objective) else None,
             samples=folder / "samples" / row["trial_id"].rpartition("/")[2],

@@ -184,10 +184,17 @@ def _cost_sentences(findings: Findings) -> list[str]:
     on = f" on {', '.join(map(code, devices))}" if devices else ""
     shares = [trial.evaluation_share for trial in trials if trial.evaluation_share is not None]
     evaluated = f", of which evaluation was {100 * fmean(shares):.0f} % (mean over trials)" if shares else ""
-    return [
+    sentences = [
         f"{plural(results.num_configs, 'config')} × {plural(results.num_replicates, 'replicate')}: "
         f"{plural(len(trials), 'ended trial')} took {duration(device_s)} of device time{on}{evaluated}."
     ]
+    lost = [trial.lost_s for trial in trials if trial.lost_s]
+    if lost:
+        sentences.append(
+            f"Another {duration(sum(lost))} were lost with processes or nodes that vanished: what "
+            f"{plural(len(lost), 'trial')} had trained since the last checkpoint, and trained again."
+        )
+    return sentences
 
 
 def describe(config: Config, results: Results) -> str:

@@ -89,7 +89,8 @@ def record(
         device: where.
         report: called after each epoch with "epoch", for each trial "shown/<its id>" (the first objective, or
             none where it was not evaluated) and all objectives by name, means over the trials. It may end
-            this thread, when a scheduler stops the trials.
+            this thread, when a scheduler stops the trials. Called with nothing when trials were saved within
+            an epoch.
         bring: called when files were written, before they are reported: to where the study is kept.
         is_warned: whether this machine is about to go, as in `mmjsd.train.fit_pack`.
     """
@@ -125,8 +126,8 @@ def _record_pack(
                     going.remove(recorder)
                     recorder.close("DIVERGED", str(measurement))
             bring()
-            if going and not isinstance(measurements[0], Rescue):
-                report(_shown(going))
+            if going:
+                report({} if isinstance(measurements[0], Rescue) else _shown(going))
         state, error = "COMPLETE", ""
     except FilesError:  # no trial's fault: they go on from what is safe
         raise

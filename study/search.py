@@ -86,8 +86,8 @@ class Search:
         self._optuna.set_metric_names(list(study.objectives))
         self._grid = study.space.grid() if study.sampler == "grid" else []
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
-        self.device_s = sum(row["device_s"] for row in ended)
-        """Device-seconds of the trials that have ended, over all sessions."""
+        self.device_s = sum(_device_s(row) for row in ended)
+        """Device-seconds of the trials that have ended, over all sessions, with those that were lost."""
 
         self._checkpoints = Checkpoints(study.out / "checkpoints", study.keep_checkpoints)
         for row in ended:
@@ -205,7 +205,7 @@ class Search:
         row = store.read_trial(trial.out, trial.trial_id)
         assert row is not None, trial.trial_id
         values = self._values(row)
-        self.device_s += row["device_s"]
+        self.device_s += _device_s(row)
         self._checkpoints.ended(row, values)
         if trial.phase == "confirm":
             return
@@ -345,6 +345,10 @@ class Search:
             dirty=study.dirty,
             versions=study.versions,
         )
+
+
+def _device_s(row: Mapping[str, Any]) -> float:
+    return float(row["device_s"] + (row["lost_s"] or 0))
 
 
 def _sampler(name: str, study_seed: int, position: int) -> optuna.samplers.BaseSampler:

@@ -74,10 +74,12 @@ TRIALS = pa.schema(
         pa.field("objective_value", pa.float64()),
         pa.field("config", pa.string(), nullable=False),
         pa.field("phase", pa.string()),
+        pa.field("lost_s", pa.float64()),
     ]
 )
 """Columns that every trial has; the objectives of a study with several follow as `objective.<metric>`, swept
-fields as `param.<dotted path>`.
+fields as `param.<dotted path>`. `device_s` led to the trial's results, `lost_s` vanished with its processes:
+device-seconds since their last checkpoint, null if there were none.
 
 Files of older commits may lack a column that may be null: it reads as null, under the same schema version.
 """
@@ -155,7 +157,8 @@ def write_trial(
     """
     assert row["state"] in get_args(State), row["state"]
     fields = list(TRIALS)
-    values = [pa.array([row[field.name]], field.type) for field in TRIALS]
+    known = {name: None for name in TRIALS.names if TRIALS.field(name).nullable} | dict(row)
+    values = [pa.array([known[field.name]], field.type) for field in TRIALS]
     for metric, number in objectives.items():
         fields.append(pa.field(f"objective.{metric}", pa.float64()))
         values.append(pa.array([number], pa.float64()))
@@ -245,6 +248,14 @@ def read_trial(out: Path, trial_id: str) -> dict[str, Any] | None:
         return None
     row: dict[str, Any] = _without_params(_read_file(path, TRIALS)).to_pylist()[0]
     return row
+
+
+def write_lost(out: Path, trial_id: str, lost_s: float) -> None:
+    """Add to the row of an ended trial the device-seconds that vanished with its processes."""
+    path = Path(out) / "results" / "trials" / f"{trial_id}.parquet"
+    table = _read_file(path, TRIALS)
+    place = table.schema.get_field_index("lost_s")
+    _write(table.set_column(place, TRIALS.field("lost_s"), pa.array([lost_s], pa.float64())), path)
 
 
 def forget_trial(out: Path, trial_id: str) -> None:

@@ -25,7 +25,7 @@ from study.loggers import Loggers
 from study.mirror import Mirror
 from study.record import Trial, is_disk_full, record_end
 from study.search import Search
-from study.worker import train_mirrored, train_on_workers
+from study.worker import LOST, train_mirrored, train_on_workers
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project's folder, from which trials import."""
@@ -42,6 +42,7 @@ _DISK_IS_FULL = "disk_is_full"
 
 _ON_CLUSTERS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a node that has yet to be started takes minutes
 }
 """Settings of Ray Train in the processes of trials, which have other environments than the study's."""
@@ -100,7 +101,7 @@ def run_study(study: Study) -> Outcome:
                     name="tune",
                     storage_path=str(study.out),
                     verbose=0,
-                    callbacks=[_Follow(display, loggers)],
+                    callbacks=[_Follow(display, loggers, searcher)],
                     failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
                 ),
             )
@@ -231,6 +232,8 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self._started_at: dict[str, float] = {}
         self._ends_at = time.monotonic() + search.study.budget_s
         self._is_spent = False
+        self._heard_at: dict[str, float] = {}
+        self._lost_s: dict[str, float] = {}
         self.raised: dict[str, str] = {}
         """What a trial's process raised last, by Ray's name of the trial; nothing of one that vanished."""
 
@@ -253,8 +256,18 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             return None if self._search.is_waiting and not must_end else str(Searcher.FINISHED)
         self._mirror.push_run()  # what Optuna knows of a trial is safe before it starts
         self._running[trial_id] = trials
-        self._started_at[trial_id] = time.monotonic()
+        self._started_at[trial_id] = self._heard_at[trial_id] = time.monotonic()
         return {"trials": trials}
+
+    def heard(self, trial_id: str) -> None:
+        """Take note that all that a trial has trained until now is safe."""
+        self._heard_at[trial_id] = time.monotonic()
+
+    def vanished(self, trial_id: str) -> None:
+        """Take note of what is lost with a trial's process, which is replaced by another."""
+        lost_s = time.monotonic() - self._heard_at[trial_id]
+        self._lost_s[trial_id] = self._lost_s.get(trial_id, 0.0) + lost_s * self._search.study.workers
+        self.heard(trial_id)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False, **_: Any
@@ -263,12 +276,15 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
         One of which they hold nothing otherwise was interrupted by the user, and goes on another time.
         """
-        del self._started_at[trial_id]
+        del self._started_at[trial_id], self._heard_at[trial_id]
+        lost_s = self._lost_s.pop(trial_id, 0.0)
+        lost_s += (result or {}).get(LOST, 0.0) * self._search.study.workers
         self.disk_is_full |= _DISK_IS_FULL in (result or {})
         reason = self.raised.pop(
             trial_id, f"its process vanished {MAX_CRASHES + 1} times; memory may be short"
         )
-        for trial in self._running.pop(trial_id):
+        trials = self._running.pop(trial_id)
+        for trial in trials:
             self._mirror.ended(trial.trial_id)
             row = store.read_trial(trial.out, trial.trial_id)
             if row is None and error:
@@ -277,6 +293,8 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
                 record_end(trial, "STOPPED")
             elif row is None:
                 continue
+            if lost_s:
+                store.write_lost(trial.out, trial.trial_id, lost_s / len(trials))
             self._mirror.push_row(trial.trial_id)
             self._search.ended(trial)
         self._mirror.push_run()
@@ -319,10 +337,10 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class _Follow(tune.Callback):  # type: ignore[misc]
-    """Passes what happens on to display and loggers, which Ray's snapshots leave out."""
+    """Passes what happens on to display, loggers and searcher, which Ray's snapshots leave out."""
 
-    def __init__(self, display: Display, loggers: Loggers) -> None:
-        self._display, self._loggers = display, loggers
+    def __init__(self, display: Display, loggers: Loggers, searcher: _StudySearcher) -> None:
+        self._display, self._loggers, self._searcher = display, loggers, searcher
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -332,6 +350,7 @@ class _Follow(tune.Callback):  # type: ignore[misc]
             self._display.started(own)
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self._searcher.heard(trial.trial_id)
         for own, value in _shown(trial, result):
             self._display.progressed(own, result["epoch"], value)
             self._loggers.progressed(own)
@@ -345,6 +364,9 @@ class _Follow(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         self.on_trial_complete(trial=trial)
+
+    def on_trial_recover(self, *, trial: Any, **_: Any) -> None:
+        self._searcher.vanished(trial.trial_id)
 
 
 def _shown(trial: Any, result: dict[str, Any]) -> list[tuple[Trial, float | None]]:

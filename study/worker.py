@@ -1,11 +1,13 @@
 """Ray Train runs one trial on several workers, or on GPUs; Ray Tune sees its metrics."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from mmjsd.batches import Workers
@@ -15,6 +17,9 @@ from study.record import Trial, is_disk_full, record, record_end
 
 MAX_FAILURES = 2
 """How often lost workers are replaced; all go on from the trial's last checkpoint."""
+
+LOST = "lost_s"
+"""Of a report: seconds that workers which vanished had trained since the report before their end."""
 
 
 def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, mirror: Mirror) -> None:
@@ -27,6 +32,7 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, 
         mirror: brings what is written to where the study is kept.
     """
     resources = {"GPU": gpus_per_worker} if gpus_per_worker > 0 else {"CPU": 1.0}
+    reports = _Reports()
     trainer = TorchTrainer(
         _train,
         train_loop_config={"trials": trials, "mirror": mirror},
@@ -36,7 +42,7 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, 
         run_config=ray.train.RunConfig(
             name=trials[0].trial_id,
             storage_path=str(trials[0].out / "train"),
-            callbacks=[TuneReportCallback()],
+            callbacks=[reports, _Attempts(reports)],
             failure_config=ray.train.FailureConfig(
                 max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES
             ),
@@ -52,6 +58,41 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, 
             if store.read_trial(trial.out, trial.trial_id) is None:
                 record_end(trial, "FAILED", f"{type(error).__name__}: {error}")
                 mirror.push_row(trial.trial_id)
+
+
+class _Reports(TuneReportCallback):  # type: ignore[misc]
+    """Passes reports on to Ray Tune, with what was lost until then; in the process that watches workers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = self.lost_s = 0.0
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """A report without values only says that all is safe until now."""
+        self.last = time.monotonic()
+        if metrics[0]:
+            super().after_report(run_context, [metrics[0] | {LOST: self.lost_s}], checkpoint)
+
+
+class _Attempts(WorkerGroupCallback):  # type: ignore[misc]
+    """Notes what is lost with each group of workers. Ray's public callbacks do not hear of a preemption."""
+
+    def __init__(self, reports: _Reports) -> None:
+        self._reports = reports
+
+    def after_worker_group_start(self, _: Any) -> None:
+        self._reports.last = time.monotonic()
+
+    def before_worker_group_shutdown(self, _: Any) -> None:
+        self._ended()
+
+    def after_worker_group_abort(self, _: Any) -> None:
+        self._ended()
+
+    def _ended(self) -> None:
+        now = time.monotonic()
+        self._reports.lost_s += now - self._reports.last
+        self._reports.last = now
 
 
 def train_mirrored(

@@ -71,7 +71,7 @@ class Nodes:
         self._start(f"--address={self.address}", "--num-cpus=1")
 
     def preempt(self, process):
-        """Warn of a worker's end and, five seconds later, kill it, as a cloud does with spot machines."""
+        """Warn of a worker's end and, fifteen seconds later, kill it, as a cloud does with spot machines."""
         number = self.processes.index(process)
         listed = "import json, ray; ray.init(logging_level='ERROR'); print(json.dumps(ray.nodes()))"
         told = self._say([sys.executable, "-c", listed], RAY_ADDRESS=self.address)
@@ -81,9 +81,9 @@ class Nodes:
             if f"{self.folder}/{number}/" in node["RayletSocketName"] and node["Alive"]
         ]
         why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
-        when = ("--deadline-remaining-seconds", "5")
+        when = ("--deadline-remaining-seconds", "15")
         self._say([RAY, "drain-node", f"--address={self.address}", "--node-id", name, *why, *when])
-        time.sleep(5)
+        time.sleep(15)
         _kill_tree(process)
 
     def _say(self, command, **settings):

@@ -157,6 +157,7 @@ def test_goes_on_in_a_new_process(run, tmp_path, undisturbed, place):
     assert (tmp_path / "flag").exists()
     assert code == 0, said
     assert_whole(tmp_path / "study", undisturbed)
+    assert len([row for row in trials(tmp_path / "study").values() if row["lost_s"]]) == 1
 
 
 def test_each_time_is_given_up_and_the_study_ends(run, tmp_path):
@@ -190,6 +191,7 @@ def test_is_replaced_among_two_workers(run, tmp_path, undisturbed):
     assert code == 0, said
     (row,) = trials(out).values()
     assert (row["state"], row["epochs"], row["workers"]) == ("COMPLETE", 3, 2)
+    assert 0 < row["lost_s"] < row["wall_s"] * 2 + 60
     assert set(measurements(out)) == {key for key in undisturbed if key[0] == row["trial_id"]}
 
 

@@ -109,6 +109,18 @@ def test_findings_recover_a_planted_effect_and_interaction(subspaces):
     assert "8 configs × 2 replicates: 16 ended trials took 8.0 min of device time" in words
 
 
+def test_what_was_lost_with_processes_that_vanished_is_told(tmp_path):
+    run = write_study(tmp_path / "preempted", SUBSPACES, lambda params: 0.5)
+    assert " lost " not in " ".join(answer(findings_of(run)))
+    for row in store.ended_trials(run)[:2]:
+        store.write_lost(run, row["trial_id"], 90.0)
+    assert [row["lost_s"] for row in store.ended_trials(run)[:3]] == [90.0, 90.0, None]
+    words = " ".join(answer(findings_of(run)))
+    assert (
+        "Another 3.0 min were lost with processes or nodes that vanished: what 2 trials had trained" in words
+    )
+
+
 def test_findings_call_no_effect_where_there_is_none(tmp_path):
     findings = findings_of(write_study(tmp_path / "null", SUBSPACES, lambda params: 0.5, noise=0.02, seed=3))
     assert not any(finding.effect.excludes_zero for finding in findings.effects)

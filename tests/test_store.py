@@ -21,7 +21,7 @@ def trial(name="abc-r0", **changes):
     }
     numbers = {"replicate": 0, "seed": 2**54, "epochs": 3, "wall_s": 1.5, "device_s": 1.5, "workers": 1}
     nothing = {"evaluation_s": None, "samples_per_s": None, "peak_memory_gib": None, "objective_value": None}
-    nothing["phase"] = "search"
+    nothing |= {"phase": "search", "lost_s": None}
     times = {"started_at": NOW, "finished_at": NOW, "dirty": True}
     return {**texts, **numbers, **nothing, **times, "trial_id": name, "state": "COMPLETE", **changes}
 
