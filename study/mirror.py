@@ -8,6 +8,7 @@ acts upon it. So a node may vanish at any time, with its folder.
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -123,6 +124,13 @@ class Mirror:
         after = set(self._names("results/measurements"))
         self.push(*sorted(after))
         self._bucket.remove(sorted(before - after))
+
+    def finish(self) -> Counter[str]:
+        """Compact, and count all trials by state: the last that a study's process wants to know."""
+        from study import store
+
+        self.compact()
+        return Counter(row["state"] for row in store.ended_trials(self.folder))
 
     # A trial's process ...
 

@@ -165,10 +165,14 @@ class Search:
     @property
     def num_missing(self) -> int:
         """Trials that have yet to end, with those that the sampler has yet to propose."""
-        study = self.study
-        unproposed = max(0, study.trials - self._num_proposed) * study.replicates
-        unconfirmed = (study.confirm + 1) * study.confirm_replicates if self.is_waiting else 0
-        return self._num_running + len(self._queue) + unproposed + unconfirmed
+        unconfirmed = (self.study.confirm + 1) * self.study.confirm_replicates if self.is_waiting else 0
+        return self._num_running + self.num_ready + unconfirmed
+
+    @property
+    def num_ready(self) -> int:
+        """Trials that could start now."""
+        unproposed = max(0, self.study.trials - self._num_proposed) * self.study.replicates
+        return len(self._queue) + unproposed
 
     @property
     def _search_has_ended(self) -> bool:

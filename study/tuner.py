@@ -5,10 +5,13 @@ import logging
 import os
 import pickle
 import secrets
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +75,7 @@ def run_study(study: Study) -> Outcome:
     searcher = _StudySearcher(search, mirror)
     started_here = _join_or_start(study)
     try:
-        concurrent = _concurrency(study)
+        concurrent = searcher.slots = _concurrency(study)
         use_gpu = study.gpus_per_worker > 0
         in_process = study.workers == 1 and not use_gpu
         threads = max(1, min(_available("CPU") // concurrent, _cpus_of_a_node()))
@@ -115,8 +118,18 @@ def run_study(study: Study) -> Outcome:
             ray.shutdown()
     if searcher.disk_is_full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(study.out))
-    mirror.compact()
-    return _outcome(study, search, searcher.budget_is_spent)
+    # In a process of its own, with which the memory goes that reading so many files takes.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as other:
+        states = other.submit(mirror.finish).result()
+    return Outcome(
+        complete=states["COMPLETE"],
+        stopped=states["STOPPED"],
+        diverged=states["DIVERGED"],
+        failed=states["FAILED"],
+        missing=search.num_missing,
+        budget_is_spent=searcher.budget_is_spent,
+    )
 
 
 def _join_or_start(study: Study) -> bool:
@@ -234,6 +247,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self._is_spent = False
         self._heard_at: dict[str, float] = {}
         self._lost_s: dict[str, float] = {}
+        self.slots = 1
+        """Packs that are trained at a time."""
+
         self.raised: dict[str, str] = {}
         """What a trial's process raised last, by Ray's name of the trial; nothing of one that vanished."""
 
@@ -251,7 +267,10 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         must_end = self.budget_is_spent or self.disk_is_full
-        trials = [] if must_end else self._search.next_pack(self._search.study.pack)
+        # What is ready is shared among the slots that are free, so that none waits while a pack is full.
+        share = -(-self._search.num_ready // max(1, self.slots - len(self._running)))
+        limit = max(1, min(self._search.study.pack, share))
+        trials = [] if must_end else self._search.next_pack(limit)
         if not trials:
             return None if self._search.is_waiting and not must_end else str(Searcher.FINISHED)
         self._mirror.push_run()  # what Optuna knows of a trial is safe before it starts
@@ -373,15 +392,3 @@ def _shown(trial: Any, result: dict[str, Any]) -> list[tuple[Trial, float | None
     """Which of a pack's trials a report is about, with the first objective where it was evaluated."""
     keys = {f"shown/{own.trial_id}": own for own in trial.config["trials"]}
     return [(own, result[key]) for key, own in keys.items() if key in result]
-
-
-def _outcome(study: Study, search: Search, budget_is_spent: bool) -> Outcome:
-    states = [row["state"] for row in store.ended_trials(study.out)]
-    return Outcome(
-        complete=states.count("COMPLETE"),
-        stopped=states.count("STOPPED"),
-        diverged=states.count("DIVERGED"),
-        failed=states.count("FAILED"),
-        missing=search.num_missing,
-        budget_is_spent=budget_is_spent,
-    )

@@ -2,26 +2,21 @@
 
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from analysis.report import main as report
 from study import store
 from study.files import Bucket
 from study.worker import MAX_FAILURES
+from tests.nodes import RAY, Nodes, kill_tree, trains, wait_for
 from tests.storage import Server
-from tests.test_study import _kill_tree, measurements, trials
+from tests.test_study import measurements, trials
 
 ROOT = Path(__file__).resolve().parents[1]
-RAY = Path(sys.executable).with_name("ray")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -51,85 +46,11 @@ def environment(tmp_path_factory):
     server.stop()
 
 
-class Nodes:
-    """A cluster whose nodes are processes here: a head that trains nothing, and three workers of one CPU."""
-
-    def __init__(self, environment):
-        self.environment = environment
-        self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
-        self.port, self.dashboard = _free_port(), _free_port()
-        self.address = f"127.0.0.1:{self.port}"
-        self.processes = []
-        head = ("--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--num-cpus=0")
-        self._start(*head)
-        self.add()
-        self.add()
-        self.add()
-
-    def add(self):
-        """A further worker."""
-        self._start(f"--address={self.address}", "--num-cpus=1")
-
-    def preempt(self, process):
-        """Warn of a worker's end and, fifteen seconds later, kill it, as a cloud does with spot machines."""
-        number = self.processes.index(process)
-        listed = "import json, ray; ray.init(logging_level='ERROR'); print(json.dumps(ray.nodes()))"
-        told = self._say([sys.executable, "-c", listed], RAY_ADDRESS=self.address)
-        (name,) = [
-            node["NodeID"]
-            for node in json.loads(told.splitlines()[-1])
-            if f"{self.folder}/{number}/" in node["RayletSocketName"] and node["Alive"]
-        ]
-        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
-        when = ("--deadline-remaining-seconds", "15")
-        self._say([RAY, "drain-node", f"--address={self.address}", "--node-id", name, *why, *when])
-        time.sleep(15)
-        _kill_tree(process)
-
-    def _say(self, command, **settings):
-        return subprocess.run(
-            command, env=self.environment | settings, check=True, capture_output=True, text=True, timeout=100
-        ).stdout
-
-    def stop(self):
-        for process in reversed(self.processes):
-            if process.poll() is None:
-                _kill_tree(process)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _start(self, *options):
-        number = len(self.processes)
-        disk = f"--temp-dir={self.folder}/{number}"  # a node deletes a job's code when it no longer needs it
-        own = ("--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={_free_port()}", disk)
-        command = [RAY, "start", *options, *own, "--block", "--disable-usage-stats"]
-        log = Path(self.folder, f"node{number}.log")
-        with log.open("w") as opened:
-            process = subprocess.Popen(
-                command, env=self.environment, cwd="/tmp", stdout=opened, stderr=subprocess.STDOUT
-            )
-        self.processes.append(process)
-        wait_for(lambda: "Ray runtime started" in log.read_text(), process)
-
-
 @pytest.fixture(scope="module")
 def nodes(environment):
     made = Nodes(environment)
     yield made
     made.stop()
-
-
-def wait_for(condition, process, seconds=200):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "it ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def _free_port():
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
 
 
 def command(out, *options):
@@ -153,8 +74,8 @@ def test_a_trial_whose_node_is_killed_in_mid_epoch_ends_once_with_equal_values(n
     assert said.returncode == 0, said.stdout + said.stderr
     process = subprocess.Popen(command(out, *options), cwd=ROOT, env=environment)
     wait_for(lambda: list(out.glob("checkpoints/*/epoch-000002")), process, 400)
-    victim = next(each for each in nodes.processes[1:] if _trains(each))
-    _kill_tree(victim)
+    victim = next(each for each in nodes.processes[1:] if trains(each))
+    kill_tree(victim)
     assert process.wait(600) == 0
     (row,) = store.read(out).trials.to_pylist()
     assert (row["state"], row["epochs"], row["workers"]) == ("COMPLETE", 4, 2)
@@ -176,18 +97,12 @@ def test_a_trial_that_is_preempted_more_often_than_it_may_fail_is_not_failed(nod
 
     for _ in range(MAX_FAILURES + 1):
         train_an_epoch()
-        victim = next(each for each in nodes.processes[1:] if each.poll() is None and _trains(each))
+        victim = next(each for each in nodes.processes[1:] if each.poll() is None and trains(each))
         nodes.add()
         nodes.preempt(victim)
     assert process.wait(600) == 0
     (row,) = store.read(out).trials.to_pylist()
     assert (row["state"], row["epochs"], row["error"]) == ("COMPLETE", 9, "")
-
-
-def _trains(node):
-    """Whether a worker of a trial runs on the node."""
-    titles = [" ".join(child.cmdline()) for child in psutil.Process(node.pid).children(recursive=True)]
-    return any("RayTrainWorker" in title for title in titles)
 
 
 def test_a_submitted_job_trains_and_the_dashboard_asks_for_the_token(nodes, environment, tmp_path):
@@ -235,7 +150,7 @@ def test_a_study_in_a_bucket_outlives_head_and_folder(environment, tmp_path):
         return ended and {each[1] for each in names if each[0] == "checkpoints"} - ended
 
     wait_for(one_ended_and_another_is_in_the_middle, process, 500)
-    _kill_tree(process)
+    kill_tree(process)
     ended = {entry.name for entry in bucket.entries("results/trials")}
     elsewhere = environment | {"MMJSD_CACHE": str(tmp_path / "cache")}
     refused = run(elsewhere, url, *options)

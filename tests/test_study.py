@@ -3,14 +3,12 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import pyarrow.compute as pc
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,6 +17,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from mmjsd.model import load
 from mmjsd.train import read_notes
 from study import store
+from tests.nodes import kill_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -175,18 +174,6 @@ def test_a_replay_tells_numbers_that_differ(undisturbed, environment, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def _kill_tree(process):
-    """SIGKILL for the process and all that it has started, Ray's own among them."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for member in family:
-        try:
-            member.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, timeout=20)
-    process.wait()
-
-
 def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed, environment, tmp_path):
     expected, _ = undisturbed
     out, flag = tmp_path / "killed", tmp_path / "flag"
@@ -198,7 +185,7 @@ def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed,
         assert process.poll() is None, "the study ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    _kill_tree(process)
+    kill_tree(process)
     ended = trials(out)
     begun = {path.parent.name: path for path in out.glob("checkpoints/*/epoch-*")}
     spent = {name: read_notes(path)["evaluation_s"] for name, path in begun.items() if name not in ended}

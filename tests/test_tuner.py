@@ -41,6 +41,7 @@ def searcher(**changes):
         study=SimpleNamespace(**study | changes),
         device_s=0.0,
         is_waiting=False,
+        num_ready=99,
         served=0,
         ended=lambda trial: None,
     )
@@ -72,6 +73,37 @@ def test_no_trial_starts_once_ended_and_running_trials_have_taken_the_device_sec
     assert made.suggest("c") == Searcher.FINISHED
     clock.now, search.device_s = 0.0, 0.0  # ended sooner than they looked
     assert made.budget_is_spent
+
+
+@pytest.mark.parametrize(
+    ("ready", "slots", "sizes"),
+    [(8, 2, [4, 4]), (8, 1, [5, 3]), (7, 3, [3, 2, 2]), (1, 4, [1]), (99, 4, [5, 5, 5])],
+)
+def test_what_is_ready_is_shared_among_the_slots(clock, ready, slots, sizes):
+    made, search = searcher(pack=5)
+    made.slots, search.num_ready = slots, ready
+    for name, size in enumerate(sizes):
+        assert len(made.suggest(str(name))["trials"]) == size
+        search.num_ready -= size
+
+
+def test_what_vanishes_with_a_process_is_counted_from_what_was_heard_of_it_last(clock, tmp_path, monkeypatch):
+    made, search = searcher(workers=1)
+    pack = [SimpleNamespace(out=tmp_path, trial_id=f"abc-r{replicate}") for replicate in range(2)]
+    search.next_pack = lambda limit: pack
+    made.suggest("a")
+    clock.now = 10.0
+    made.heard("a")
+    clock.now = 14.0
+    made.vanished("a")  # four seconds
+    clock.now = 15.0
+    made.vanished("a")  # and one
+    lost = []
+    monkeypatch.setattr(tuner.store, "read_trial", lambda out, trial_id: {"trial_id": trial_id})
+    monkeypatch.setattr(tuner.store, "write_lost", lambda out, trial_id, lost_s: lost.append(lost_s))
+    clock.now = 20.0
+    made.on_trial_complete("a", {"lost_s": 3.0})  # of workers that it watched itself
+    assert lost == [4.0, 4.0]
 
 
 def test_waits_while_a_confirmation_may_follow(clock):
