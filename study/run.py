@@ -6,8 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -19,6 +18,7 @@ if __name__ == "__main__":  # study/ itself would come first, and its config.py 
 from mmjsd import data as datasets
 from mmjsd.config import require
 from study import manifest, mirror
+from study.claim import claimed
 from study.config import (
     LATE_OBJECTIVES,
     OF_CLASSES,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
             from study.loggers import check_loggers  # here: it needs torch
 
             check_loggers(study)
-        with _claimed(study):
+        with claimed(study):
             mirror.Mirror(study.out, study.remote).open(is_new=request.stored is None)
             _open_folder(study, values, request.stored)
             return _run(study)
@@ -252,28 +252,6 @@ _KEPT = (
     "seed",
 )
 """Options that a study that is resumed has from its study.json."""
-
-
-@contextmanager
-def _claimed(study: Study) -> Iterator[None]:
-    """The study's folder, for this process alone: two that resume one study would train all twice."""
-    from filelock import FileLock, Timeout
-
-    try:
-        study.out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(study.out / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise ValueError(
-            f"another process is at work on the study in {study.where}; "
-            "wait until it ends, or choose another --out"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"cannot write to {study.out}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:

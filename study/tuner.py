@@ -142,6 +142,7 @@ def _join_or_start(study: Study) -> bool:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # and names a trial that fails, with its reason
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # the display says what failed, and why
     if ray.is_initialized():
         return False
     if not study.address:
