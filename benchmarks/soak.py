@@ -52,6 +52,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True)
     environment = {**os.environ, "MMJSD_CACHE": str(arguments.folder / "cache"), "OMP_NUM_THREADS": "1"}
     environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    environment |= {"RAY_raylet_start_wait_time_s": "120"}  # the machine is busy
     nodes = Nodes(environment)
     try:
         studies = [
@@ -81,7 +82,7 @@ def soak(nodes: Nodes, out: Path, workers: int, seconds: float, every: float) ->
     killed: Counter[str] = Counter()
     samples: list[dict[str, float]] = []
     ended = threading.Event()
-    watcher = threading.Thread(target=watch, args=(nodes, process, out, samples, ended))
+    watcher = threading.Thread(target=watch, args=(nodes, process, out, samples, ended), daemon=True)
     watcher.start()
     ends_at, rng = time.monotonic() + seconds, random.Random(workers)
     while process.poll() is None and time.monotonic() < ends_at:

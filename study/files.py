@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,6 +27,9 @@ _SETTINGS = ("endpoint_override", "region", "scheme")
 ATTEMPTS = 8
 """So often a request is tried that a server has not answered, or has answered with a fault of its own; the
 pauses between them double, so that some 40 s of silence are bridged."""
+
+SILENCE_S = 40.0
+"""The same for Google's storage, which knows a time in place of a number."""
 
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
@@ -169,7 +173,7 @@ class Bucket:
         scheme = self._query.get("scheme", "https")
         if self._scheme == "gs":
             own = {"endpoint_override": endpoint, "scheme": scheme, "anonymous": True} if endpoint else {}
-            return fs.GcsFileSystem(**own)
+            return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=SILENCE_S), **own)
         address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint is None and address:
             scheme, _, endpoint = address.rpartition("://")
@@ -193,8 +197,6 @@ class Bucket:
 
         try:
             yield
-        except FileNotFoundError:
-            raise
         except (OSError, pa.ArrowException) as error:
             reason, advice = _reason(" ".join(str(error).split()))
             where = f"{self._bare}/{name}".rstrip("/")
@@ -203,7 +205,7 @@ class Bucket:
 
 _REASONS = (
     (
-        r"NO_SUCH_BUCKET|Bucket '.*' not found|bucket does not exist",
+        r"NO_SUCH_BUCKET|Bucket '.*' not found|bucket does not exist|HTTP status code: 404",
         "the bucket does not exist",
         "make it, or correct --out",
     ),

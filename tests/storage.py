@@ -4,6 +4,8 @@ import contextlib
 import logging
 import secrets
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -55,6 +57,30 @@ def credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+
+
+_GOOGLES = """
+import sys
+from gcp_storage_emulator.server import create_server
+create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="studies").run()
+"""
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    """The address of a server that speaks Google's protocol, with a bucket "studies"."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        port = opened.getsockname()[1]
+    with subprocess.Popen([sys.executable, "-c", _GOOGLES, str(port)], stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+        process.kill()
 
 
 class Proxy:

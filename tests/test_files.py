@@ -12,6 +12,7 @@ from study import files
 from study.files import Bucket, FilesError, is_url
 from tests.storage import Proxy
 from tests.storage import credentials as credentials  # a fixture
+from tests.storage import google as google  # a fixture
 from tests.storage import server as server  # a fixture
 
 SMALL = b"small" * 1000
@@ -137,6 +138,20 @@ def test_refuses_a_bucket_that_is_missing_and_credentials_that_are_wrong(server)
         server.check_credentials(after=float("inf"))
     bucket(server).check()
     assert not [entry for entry in bucket(server).entries() if entry.name.startswith(".check")]
+
+
+def test_speaks_googles_protocol_too(google):
+    there = Bucket(f"gs://studies/runs/a?endpoint_override={google}&scheme=http")
+    there.check()
+    for name, content in (("results/a", SMALL), ("b", b"old"), ("b", BIG)):
+        there.write(name, content)
+    assert {entry.name: entry.size for entry in there.entries()} == {"results/a": len(SMALL), "b": len(BIG)}
+    assert dict(there.read_all(["results/a", "b", "nothing"])) == {"results/a": SMALL, "b": BIG}
+    there.remove(["b", "nothing"])
+    assert [entry.name for entry in there.entries()] == ["results/a"]
+    missing = Bucket(f"gs://missing/runs?endpoint_override={google}&scheme=http")
+    with pytest.raises(FilesError, match="the bucket does not exist; make it, or correct --out"):
+        missing.check()
 
 
 @pytest.mark.parametrize(
