@@ -15,7 +15,7 @@ from tests.synthetic import TEST_GAP, grid, write_study
 
 GRID = grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5))
 NOISE = 0.02
-COUNTS = [24, pytest.param(500, marks=pytest.mark.slow)]
+COUNTS = [24, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 SMALL = {"epochs": 1, "modalities": ("image",), "noise": NOISE}
 """Without what does not matter here, a study takes a tenth of a second."""
 
