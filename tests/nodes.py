@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -45,9 +46,8 @@ class Nodes:
             for node in json.loads(told.splitlines()[-1])
             if f"{self.folder}/{number}/" in node["RayletSocketName"] and node["Alive"]
         ]
-        why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot")
-        when = ("--deadline-remaining-seconds", "15")
-        self._say([RAY, "drain-node", f"--address={self.address}", "--node-id", name, *why, *when])
+        warn = f"from cluster.spot import drain; drain({self.address!r}, {name!r}, 15.0)"
+        self._say([sys.executable, "-c", warn], PYTHONPATH=str(ROOT))
         time.sleep(15)
         kill_tree(process)
 

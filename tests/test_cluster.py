@@ -88,8 +88,11 @@ def test_a_trial_that_is_preempted_more_often_than_it_may_fail_is_not_failed(nod
     options = (*TWO, "--training.epochs", "9", "--data.samples_per_epoch", "10000")
     process = subprocess.Popen(command(out, *options, "--address", nodes.address), cwd=ROOT, env=environment)
 
+    saved = set()
+
     def epoch():
-        return max((int(path.name[-6:]) for path in out.glob("checkpoints/*/epoch-*")), default=0)
+        saved.update(path.name for path in out.glob("checkpoints/*/epoch-*"))
+        return max((int(name[6:12]) for name in saved), default=0)
 
     def train_an_epoch():
         before = epoch()
@@ -100,9 +103,17 @@ def test_a_trial_that_is_preempted_more_often_than_it_may_fail_is_not_failed(nod
         victim = next(each for each in nodes.processes[1:] if each.poll() is None and trains(each))
         nodes.add()
         nodes.preempt(victim)
+        epoch()
+    train_an_epoch()
+    victim = next(each for each in nodes.processes[1:] if each.poll() is None and trains(each))
+    nodes.add()
+    victim.terminate()  # Ray takes this for a warning, too
+    wait_for(lambda: epoch() and victim.poll() is not None, process)
     assert process.wait(600) == 0
     (row,) = store.read(out).trials.to_pylist()
     assert (row["state"], row["epochs"], row["error"]) == ("COMPLETE", 9, "")
+    assert row["lost_s"] > 0
+    assert any("_" in name for name in saved), saved  # it was saved within an epoch, too
 
 
 def test_a_submitted_job_trains_and_the_dashboard_asks_for_the_token(nodes, environment, tmp_path):
