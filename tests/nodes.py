@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,8 @@ RAY = Path(sys.executable).with_name("ray")
 class Nodes:
     """A cluster whose nodes are processes here: a head that trains nothing, and three workers of one CPU."""
 
+    WORKERS = 3
+
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
@@ -27,10 +30,13 @@ class Nodes:
         self.address = f"127.0.0.1:{self.port}"
         self.processes: list[subprocess.Popen[bytes]] = []
         head = ("--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--num-cpus=0")
-        self._start(*head)
-        self.add()
-        self.add()
-        self.add()
+        self._start(*head, *self.head_options())
+        for _ in range(self.WORKERS):
+            self.add()
+
+    def head_options(self) -> tuple[str, ...]:
+        """Of `ray start`, besides."""
+        return ()
 
     def add(self) -> None:
         """A further worker."""
@@ -93,6 +99,15 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], 
         assert process.poll() is None, "it ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def names_below(process: subprocess.Popen[bytes]) -> list[str]:
+    """The names of all that the process has started and that lives."""
+    names = []
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            names.append(each.name())
+    return names
 
 
 def free_port() -> int:
