@@ -9,10 +9,10 @@ import pytest
 from analysis import report
 from study.files import Bucket, FilesError
 from study.mirror import Mirror, local_folder
+from tests.command_line import refused, start
+from tests.command_line import tuner as tuner  # a fixture
 from tests.storage import credentials as credentials  # a fixture
 from tests.storage import server as server  # a fixture
-from tests.test_run import refused, start
-from tests.test_run import tuner as tuner  # a fixture
 
 SMOKE = "--space smoke --preset laptop --out"
 

@@ -16,8 +16,8 @@ import pytest
 from study.config import Study
 from study.search import Search
 from study.storage import check_storage, without_credentials
-from tests.test_run import refused, start
-from tests.test_run import tuner as tuner  # a fixture
+from tests.command_line import refused, start
+from tests.command_line import tuner as tuner  # a fixture
 from tests.test_search import LINE, optuna_trials, run, study
 
 SECRET = "s3cr:t"

@@ -1,0 +1,159 @@
+"""What the command line refuses: in one sentence, before anything starts."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mmjsd import data as datasets
+from tests.command_line import refused, start
+from tests.command_line import tuner as tuner  # a fixture
+
+BOTH = "--objectives mean_coherence log_likelihood"
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "--dry-run",
+            "--space is missing; choose one of faces, fusion, paper, priors, smoke, subspaces, or give a",
+        ),
+        (
+            "--space subspacs",
+            "unknown space 'subspacs'; did you mean 'subspaces'? choose one of faces, fusion, paper,",
+        ),
+        ("--space none.py", "no space file at none.py"),
+        (
+            "--space smoke --dataset mnistt",
+            "unknown data set 'mnistt'; choose one of digits, mnist-svhn-text",
+        ),
+        ("--space smoke --dataset digits --data.name x", "--dataset digits and --data.name x contradict"),
+        ("--space smoke --objective.bta 3", "unknown option --objective.bta; did you mean --objective.beta?"),
+        ("--space smoke --objective.bta=3", "unknown option --objective.bta; did you mean --objective.beta?"),
+        ("--space smoke --beta 3", "unknown option --beta; did you mean --objective.beta?"),
+        ("--space smoke --gpus-per-workers 3", "did you mean --gpus-per-worker?"),
+        ("--space smoke --xyz", "unknown option --xyz; see --help"),
+        ("--space smoke again", "unexpected argument 'again'"),
+        ("--space smoke --objective.beta much", "--objective.beta cannot be 'much'; expected FLOAT"),
+        ("--space smoke --objective.beta", "--objective.beta needs a value"),
+        ("--space smoke --objective.weights", "--objective.weights needs a value"),
+        ("--space smoke --trials", "--trials needs a value: INT"),
+        ("--space smoke --objective.beta -1", "beta must be finite and >= 0, got -1.0"),
+        ("--space smoke --budget-samples 0.5", "budget_samples must be >= 1, got 0.5"),
+        (
+            "--space smoke --budget-samples 9 --data.samples_per_epoch 9",
+            "--budget-samples and --data.samples_per_epoch contradict each other",
+        ),
+        ("--space smoke --budget 2d", "budget must be a time such as 90s, 30m or 2h, got '2d'"),
+        (
+            "--space smoke --objective.name mmjds",
+            "cannot be 'mmjds'; expected one of mmjsd, mmvae, mopoe, mvae, mvtcae",
+        ),
+        ("--space smoke --preset desk", "--preset cannot be 'desk'; expected one of laptop, paper"),
+        ("--space smoke --model.style_dim many", "--model.style_dim cannot be 'many'; expected INT or"),
+        (
+            "--space fusion --model.style_dim svhn 3",
+            "model.style_dim names svhn; the modalities of digits are",
+        ),
+        (
+            "--space smoke --objective.weights .3 .3 .3 .3",
+            "weights must sum to one, got 0.3, 0.3, 0.3, 0.3 with",
+        ),
+        ("--space smoke --objective.weights .3 .3 .4", "weights must have 4 entries"),
+        ("--space fusion --objective.name mvae", "gives objective.fusion a value that cannot be: mvae is"),
+        ("--space subspaces --model.style_dim.svhn 3", "fix it with --model.style_dim"),
+        ("--space smoke --trials 0", "trials must be >= 1, got 0"),
+        ("--space smoke --replicates -1", "replicates must be >= 1, got -1"),
+        ("--space smoke --workers 0", "workers must be >= 1, got 0"),
+        ("--space smoke --pack 0", "pack must be >= 1, got 0"),
+        ("--space smoke --pack 2 --workers 2", "--pack trains several trials in one process; leave it out"),
+        ("--space smoke --seed -1", "seed must lie in [0, 2^32), got -1"),
+        ("--space smoke --retry failed", "--retry goes with --resume; add it, or leave --retry out"),
+        (
+            "--space smoke --resume --retry stopped",
+            "--retry cannot be 'stopped'; expected one of diverged, failed",
+        ),
+        ("--replay runs/a/b-r0 --trials 3", "--replay goes without other options; leave them out"),
+        (
+            "--space smoke --objectives loss",
+            "--objectives cannot be 'loss'; expected one of log_likelihood, mean",
+        ),
+        ("--space smoke --objectives", "--objectives needs a value"),
+        ("--space smoke --objectives coherence,mean_coherence", "names mean_coherence twice; leave one"),
+        ("--space smoke --objectives coherence,lost", "--objectives cannot be 'lost'; expected one of"),
+        ("--space smoke --objectives mean_coherence mean_coherence", "names mean_coherence twice; leave one"),
+        (f"--space priors --sampler cmaes {BOTH}", "--sampler cmaes seeks one objective; choose another"),
+        (f"--space smoke --scheduler asha {BOTH}", "--scheduler asha judges by one objective; leave it out"),
+        (f"--space smoke --confirm 1 {BOTH}", "--confirm ranks by one objective; leave it out"),
+        (
+            "--space smoke --scheduler median --objectives log_likelihood",
+            "log_likelihood is measured after the last epoch alone, too late for --scheduler median",
+        ),
+        (
+            f"--space smoke --evaluation.importance_samples 0 {BOTH}",
+            "log_likelihood needs evaluation.importance_samples >= 1, got 0",
+        ),
+        ("--space smoke --loggers wandbb", "--loggers cannot be 'wandbb'; expected one of mlflow, wandb"),
+        ("--space smoke --confirm -1", "confirm must be >= 0, got -1"),
+        ("--space smoke --confirm-replicates 3", "--confirm-replicates goes with --confirm; add it"),
+        ("--space smoke --confirm 1 --model.style_dim 1", "the space varies no field, so there is nothing"),
+        ("--space smoke --replicates 1001", "replicates must be <= 1000, got 1001"),
+        ("--space smoke --budget-device-hours 0", "budget_device_hours must be > 0, got 0.0"),
+        ("--space smoke --keep-checkpoints -1", "keep_checkpoints must be >= 0, got -1"),
+        ("--space smoke --workers 5", "--workers 5 is more than this machine's 4 CPUs"),
+        ("--space smoke --gpus-per-worker 1", "the workers need 1 GPU, this machine has 0 GPUs"),
+        ("--space smoke --workers 3", "training.batch_size 50 does not split evenly over 3 workers"),
+        ("--space smoke --out file", "file is a file; choose a folder for --out"),
+        ("--space smoke --out taken", "taken is not empty and holds no study; choose another --out"),
+        ("--space smoke --out file/below", "cannot write to"),
+        ("--space smoke --resume", "nothing to resume: there is no"),
+    ],
+)
+def test_refuses_in_one_sentence(capsys, tuner, line, sentence):
+    Path("file").touch()
+    Path("taken").mkdir()
+    Path("taken", "letter.txt").touch()
+    assert sentence in refused(capsys, line)
+    assert not tuner.studies
+
+
+@pytest.mark.parametrize("choice", ["--evaluation.features inception", "--space space.py"])
+def test_refuses_inception_without_its_weights(capsys, monkeypatch, tuner, choice):
+    def find_weights(folder, progress):
+        raise datasets.DataError(f"no weights in {folder}")
+
+    module = ModuleType("mmjsd.inception")
+    module.find_weights = find_weights
+    monkeypatch.setitem(sys.modules, "mmjsd.inception", module)
+    Path("space.py").write_text(
+        '"""Which features?"""\nfrom study.space import Choice, SearchSpace\n'
+        'SPACE = SearchSpace({"evaluation.features": Choice(("classifier", "inception"))})\n'
+    )
+    space = "" if "space.py" in choice else "--space smoke"
+    assert refused(capsys, f"{space} {choice} --out out") == "no weights in None"
+    assert not tuner.studies
+    assert not Path("out", "study.json").exists()
+    assert start("--space smoke --out other") == 0
+
+
+def test_refuses_data_that_are_not_there(capsys, tmp_path):
+    sentence = refused(capsys, f"--space fusion --dataset mnist-svhn-text --data-dir {tmp_path}")
+    assert str(tmp_path) in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("raise RuntimeError('two\\nlines')", "cannot be loaded: RuntimeError: two lines"),
+        ("SPACE = 1", "defines no SPACE"),
+        ("SPACE = SearchSpace({'objective.bta': Uniform(1, 2)})", "did you mean 'objective.beta'?"),
+        ("SPACE = SearchSpace({'objective.beta': Uniform(-1, 2)})", "beta must be finite and >= 0, got -1"),
+        ("SPACE = SearchSpace({'objective.weights': Simplex(3)})", "needs a Simplex of size 4 for digits"),
+        ("SPACE = SearchSpace({}, base={'model.wdth': 1})", "did you mean 'model.width'?"),
+    ],
+)
+def test_refuses_a_space_file_that_cannot_be(capsys, text, sentence):
+    Path("own.py").write_text(f"from study.space import SearchSpace, Simplex, Uniform\n{text}\n")
+    assert sentence in refused(capsys, "--space own.py")
