@@ -21,4 +21,7 @@ if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
   "$venv/bin/python" -m pip install --quiet --constraint "$project/constraints.txt" --editable "$project" "$@"
   echo "$wanted" >"$venv/installed"
 fi
+if ! grep -qsF "$venv/bin" ~/.bashrc; then # `ray down` and `ray exec` run the ray that a login finds
+  echo "export PATH=\"\$PATH:$venv/bin\"" >>~/.bashrc
+fi
 if [ -f ~/.ray/auth_token ]; then chmod 600 ~/.ray/auth_token; fi # Ray itself leaves it to be read by all
