@@ -4,7 +4,7 @@ Studies of short trials on a cluster of a head and three nodes of one CPU, all p
 tormentor kills, every 20 s, a random process of a trial, one of its workers, or a node, which is replaced by
 a new one. Two thirds of the time trials train in one process each; in the rest by two workers, on whatever
 nodes there are, and are killed every 60 s, since they take half a minute to start here. When a study's time
-is up, it is resumed undisturbed with --retry failed, for trials that were killed three times.
+is up, it is resumed undisturbed for a minute, with --retry failed for trials that were killed three times.
 
 Told is whether all trials are COMPLETE exactly once, whether some of the first study give the same numbers
 when they are trained again alone, what was killed, and what is left: processes, placement groups, memory and
@@ -92,12 +92,11 @@ def soak(nodes: Nodes, out: Path, workers: int, seconds: float, every: float) ->
     ended.set()
     watcher.join()
     stormy = store.ended_trials(out)
-    proposed = len({row["config_hash"] for row in stormy})
-    retry = ("--resume", "--trials", str(proposed), "--retry", "failed")
-    finished = start(nodes.environment, *COMMON, *options, *retry).wait()
+    again = ("--trials", ENDLESS, "--budget", "60s", "--resume", "--retry", "failed")
+    finished = start(nodes.environment, *COMMON, *options, *again).wait()
     rows = store.ended_trials(out)
-    again = [row for row in rows if row["state"] == "COMPLETE" and workers == 1]
-    checked = random.Random(0).sample(again, min(3, len(again)))
+    complete = [row for row in rows if row["state"] == "COMPLETE" and workers == 1]
+    checked = random.Random(0).sample(complete, min(3, len(complete)))
     return {
         "workers": workers,
         "minutes": round(seconds / 60, 1),
@@ -105,7 +104,6 @@ def soak(nodes: Nodes, out: Path, workers: int, seconds: float, every: float) ->
         "exit codes": [process.returncode, finished],
         "states in the storm": dict(Counter(row["state"] for row in stormy)),
         "states at the end": dict(Counter(row["state"] for row in rows)),
-        "configs x replicates": 2 * proposed,
         "trials that are there twice": len(rows) - len({row["trial_id"] for row in rows}),
         "trials that lost device time": sum(row["lost_s"] is not None for row in rows),
         "share of device time lost": round(share_lost(rows), 3),
