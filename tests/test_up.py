@@ -165,18 +165,11 @@ def test_up_submit_and_down_as_the_file_says(site):
     idle = head.names()
 
     laptop.must(RAY, "up", "--yes", file)
-    wait_for(lambda: "raylet" in worker.names(), head.process, 600)
+    wait_for(lambda: "ray::DashboardAgent" in worker.names(), head.process, 600)
     tunnel = subprocess.Popen(laptop.command(RAY, "dashboard", file))
-    study = [
-        "study/run.py",
-        "--address",
-        "auto",
-        "--space",
-        "smoke",
-        "--out",
-        DISK / "shared" / "study",
-        *TWO,
-    ]
+    patient = ("--max-concurrent", "1")  # the worker may be late
+    where = ("--address", "auto", "--out", DISK / "shared" / "study")
+    study = ("study/run.py", "--space", "smoke", *TWO, *where, *patient)
     place = ("--address", "http://localhost:8265", "--working-dir", ".")
     for _ in range(10):
         said = laptop.run(RAY, "job", "submit", *place, "--", "env", "MMJSD_COMMIT=abc", "python", *study)
