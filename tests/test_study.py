@@ -117,7 +117,7 @@ def test_each_trial_leaves_a_model_pictures_and_its_curves(undisturbed):
 
 def test_replicates_and_configs_in_one_pack_learn_what_they_learn_alone(undisturbed, environment, tmp_path):
     alone, out = undisturbed[0], tmp_path / "packed"
-    said = run(environment, out, "--training.epochs", "4", "--pack", "4")
+    said = run(environment, out, "--training.epochs", "4", "--pack", "4", "--max-concurrent", "1")
     assert "4 trials complete, 0 diverged, 0 failed" in said.stdout, said.stderr
     assert all(row["device_s"] == pytest.approx(row["wall_s"] / 4) for row in trials(out).values())
     expected, packed = measurements(alone), measurements(out)
