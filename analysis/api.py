@@ -18,7 +18,7 @@ from analysis.importance import Importance, weigh
 from analysis.leaks import Leak, find_leaks, leak_drawing
 from analysis.paper import DEFINITIONS, Comparison, compare, sheets
 from analysis.reading import load as read_runs
-from analysis.results import Config
+from analysis.results import Config, Results
 from analysis.wording import answer
 
 
@@ -26,17 +26,22 @@ from analysis.wording import answer
 class Study:
     """What the report says, at full precision. Configs have the numbers that they have in the report."""
 
-    findings: Findings
+    results: Results
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What the report is made of."""
+        return find(self.results)
 
     @property
     def trials(self) -> pd.DataFrame:
         """The table `trials` of all runs: one row an ended trial."""
-        return self.findings.results.trial_rows
+        return self.results.trial_rows
 
     @property
     def measurements(self) -> pd.DataFrame:
         """The table `measurements` of all runs: one row a score."""
-        return self.findings.results.measurements
+        return self.results.measurements
 
     @property
     def answer(self) -> str:
@@ -61,16 +66,16 @@ class Study:
     def scores(self, metric: str | None = None, split: str = "test") -> pd.DataFrame:
         """One row a config and quantity, after the last epoch: mean, standard error, interval."""
         rows = []
-        for quantity in self.findings.results.last:
+        for quantity in self.results.last:
             if quantity.split == split and metric in (None, quantity.metric):
-                found = estimates(self.findings.results, quantity)
+                found = estimates(self.results, quantity)
                 for each in self.findings.configs:
                     if each.config.config_hash in found:
                         numbers = _numbers(found[each.config.config_hash])
                         named = {"config": each.number} | self._swept(each.config)
                         rows.append(named | quantity._asdict() | numbers)
         if metric is not None and not rows:
-            known = sorted({quantity.metric for quantity in self.findings.results.last})
+            known = sorted({quantity.metric for quantity in self.results.last})
             raise ValueError(
                 f"no {split} scores of {metric!r}; there are {', '.join(known) or 'none of any metric'}"
             )
@@ -89,7 +94,7 @@ class Study:
         return pd.DataFrame(
             [
                 each.quantity._asdict() | _numbers(each.difference, "difference") | {"p_value": each.p_value}
-                for each in contrasts(self.findings.results)
+                for each in contrasts(self.results)
             ]
         ).drop(columns=["posterior", "split"], errors="ignore")
 
@@ -151,7 +156,7 @@ class Study:
                 several, else "reconstruction".
             y: another one.
         """
-        further = self.findings.results.objectives[1:]
+        further = self.results.objectives[1:]
         x = x or (further[0].metric if further else "reconstruction")
         return pd.DataFrame(
             [
@@ -229,7 +234,7 @@ class Study:
                     "modality": each.modality,
                     "size": size,
                     **_numbers(estimate),
-                    "chance": self.findings.results.chance,
+                    "chance": self.results.chance,
                 }
                 for each in self.leakage
                 for size, estimate in each.by_size.items()
@@ -239,7 +244,7 @@ class Study:
     @cached_property
     def comparison(self) -> Comparison | None:
         """The study beside the paper, for the report."""
-        return compare(self.findings.results)
+        return compare(self.results)
 
     @cached_property
     def judgements(self) -> list[Judgement]:
@@ -249,7 +254,7 @@ class Study:
     @cached_property
     def leakage(self) -> list[Leak]:
         """The leaks, for the report."""
-        return find_leaks(self.findings.results)
+        return find_leaks(self.results)
 
     def figure(self, name: str) -> Drawing:
         """One of the report's figures, by the name of its file; a notebook draws what ends a cell.
@@ -271,7 +276,7 @@ class Study:
     @cached_property
     def leak_drawing(self) -> Drawing | None:
         """The figure of the leaks, for the report."""
-        return leak_drawing(self.findings.results, self.leakage)
+        return leak_drawing(self.results, self.leakage)
 
     @cached_property
     def claim_drawing(self) -> Drawing | None:
@@ -285,7 +290,7 @@ class Study:
 
     def _swept(self, config: Config) -> dict[str, Any]:
         """A config's swept fields, by path; None where one does not apply."""
-        return {path: config.params.get(path) for path in self.findings.results.swept}
+        return {path: config.params.get(path) for path in self.results.swept}
 
     def _column(self, key: str) -> Column:
         columns = {column.key: column for column in (*self.findings.columns, COST)}
@@ -302,7 +307,7 @@ def load(*runs: Path | str) -> Study:
         StoreError: if a results file is damaged.
         FilesError: if object storage cannot be read.
     """
-    return Study(find(read_runs(*runs)))
+    return Study(read_runs(*runs))
 
 
 def _numbers(estimate: Estimate | None, name: str = "") -> dict[str, float | None]:
