@@ -122,7 +122,7 @@ def start(environment: Mapping[str, str], *options: str) -> subprocess.Popen[byt
 def torment(nodes: Nodes, rng: random.Random) -> str:
     """Kill something of a trial; what it was."""
     alive = [each for each in nodes.processes[1:] if each.poll() is None]
-    victims = {"worker": [], "trial process": [], "node": []}  # type: dict[str, list[Any]]
+    victims: dict[str, list[Any]] = {"worker": [], "trial process": [], "node": []}
     for node in alive:
         for child in psutil.Process(node.pid).children(recursive=True):
             title = title_of(child)

@@ -50,7 +50,7 @@ def wait(provider: str, metadata: str) -> float:
     while True:
         try:
             left_s = _NOTICES[provider](metadata)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             _log.info("no answer from %s: %s", metadata, error)
             left_s = None
         if left_s is not None:

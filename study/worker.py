@@ -65,7 +65,10 @@ class _Reports(TuneReportCallback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.last = self.lost_s = 0.0
+        self.last: float | None = None
+        """When all was safe; none while there are no workers, whose start is no loss."""
+
+        self.lost_s = 0.0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """A report without values only says that all is safe until now."""
@@ -90,9 +93,9 @@ class _Attempts(WorkerGroupCallback):  # type: ignore[misc]
         self._ended()
 
     def _ended(self) -> None:
-        now = time.monotonic()
-        self._reports.lost_s += now - self._reports.last
-        self._reports.last = now
+        if self._reports.last is not None:
+            self._reports.lost_s += time.monotonic() - self._reports.last
+        self._reports.last = None
 
 
 def train_mirrored(

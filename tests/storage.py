@@ -14,6 +14,8 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
+from tests.nodes import free_port
+
 
 class Server:
     """moto's S3, by its address; credentials are checked once `check_credentials` is called."""
@@ -69,9 +71,7 @@ create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="stu
 @pytest.fixture(scope="module")
 def google() -> Iterator[str]:
     """The address of a server that speaks Google's protocol, with a bucket "studies"."""
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port = opened.getsockname()[1]
+    port = free_port()
     with subprocess.Popen([sys.executable, "-c", _GOOGLES, str(port)], stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while True:

@@ -45,13 +45,13 @@ def test_of_aws_is_heard_once_there_is_one_with_the_seconds_that_are_left(metada
     address, answers, asked = metadata
     ends_at = (datetime.now(UTC) + timedelta(seconds=120)).strftime("%Y-%m-%dT%H:%M:%SZ")
     notice = json.dumps({"action": "terminate", "time": ends_at})
-    answers += [NOTHING, NOTHING, (500, ""), (200, "{"), (200, "{}"), (200, notice)]
+    answers += [NOTHING, NOTHING, (500, ""), (200, "{"), (200, "{}"), (200, "[]"), (200, notice)]
     assert spot.wait("aws", address) == pytest.approx(120, abs=5)
     put, get = asked[:2]
     assert put[:2] == ("PUT", "/latest/api/token")
     assert get[1] == "/latest/meta-data/spot/instance-action"
     assert {name.lower(): value for name, value in get[2].items()}["x-aws-ec2-metadata-token"] == "a-token"
-    assert len(asked) == 12
+    assert len(asked) == 14
 
 
 def test_of_google_is_heard_once_there_is_one(metadata):
