@@ -3,8 +3,8 @@
 Studies of short trials on a cluster of a head and three nodes of one CPU, all processes of this machine. A
 tormentor kills, every 20 s, a random process of a trial, one of its workers, or a node, which is replaced by
 a new one. Two thirds of the time trials train in one process each; in the rest by two workers, on whatever
-nodes there are, and are killed every 60 s, since they take half a minute to start here. When a study's time
-is up, it is resumed undisturbed for a minute, with --retry failed for trials that were killed three times.
+nodes there are. When a study's time is up, it is resumed undisturbed for two minutes, with --retry failed for
+trials that were killed three times.
 
 Told is whether all trials are COMPLETE exactly once, whether some of the first study give the same numbers
 when they are trained again alone, what was killed, and what is left: processes, placement groups, memory and
@@ -57,7 +57,7 @@ def main() -> None:
     try:
         studies = [
             soak(nodes, arguments.folder / "alone", 1, 40 * arguments.minutes, arguments.every),
-            soak(nodes, arguments.folder / "by-two", 2, 20 * arguments.minutes, 3 * arguments.every),
+            soak(nodes, arguments.folder / "by-two", 2, 20 * arguments.minutes, arguments.every),
         ]
         leaked = placement_groups(nodes)
     finally:
@@ -92,7 +92,7 @@ def soak(nodes: Nodes, out: Path, workers: int, seconds: float, every: float) ->
     ended.set()
     watcher.join()
     stormy = store.ended_trials(out)
-    again = ("--trials", ENDLESS, "--budget", "60s", "--resume", "--retry", "failed")
+    again = ("--trials", ENDLESS, "--budget", "120s", "--resume", "--retry", "failed")
     finished = start(nodes.environment, *COMMON, *options, *again).wait()
     rows = store.ended_trials(out)
     complete = [row for row in rows if row["state"] == "COMPLETE" and workers == 1]

@@ -157,7 +157,7 @@ def _shown(recorders: Sequence["_Recorder"]) -> dict[str, Any]:
     return {"epoch": epoch, **{f"shown/{key}": each.get(first) for key, each in values.items()}, **means}
 
 
-def is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException | str) -> bool:
     """Whether something could not be written for want of space, in the words of whatever library."""
     return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
 

@@ -98,7 +98,7 @@ def run_study(study: Study) -> Outcome:
                     mode="max",
                     num_samples=-1,
                     max_concurrent_trials=concurrent,
-                    reuse_actors=in_process,
+                    reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
                     name="tune",

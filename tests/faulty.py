@@ -14,7 +14,7 @@ import study.tuner
 from study.run import main
 
 PLACE = sys.argv[1]
-"""One of those that `plant` knows."""
+"""One of those that the functions below know."""
 
 DEED = sys.argv[2]
 """die: the process kills itself; wait: it waits to be killed; always: it dies each time, not only once."""
@@ -89,12 +89,22 @@ def faulty_train_on_workers(trials, workers, gpus_per_worker, mirror):
     def train(config):
         import ray.train
 
-        def reported(values):
-            ray.train.report(values)
-            if values["epoch"] == 2 and ray.train.get_context().get_world_rank() == 1:
-                strike()
+        from study import worker  # this worker's own, which is as it should be
 
-        worker.train_mirrored(config["trials"], worker.get_device(), reported, config["mirror"])
+        train_mirrored = worker.train_mirrored
+
+        def mirrored(trials, device, report, mirror, is_warned):
+            def reported(values):
+                report(values)
+                if PLACE == "error":
+                    raise ValueError("planted")
+                if values.get("epoch") == 2 and ray.train.get_context().get_world_rank() == 1:
+                    strike()
+
+            train_mirrored(trials, device, reported, mirror, is_warned)
+
+        worker.train_mirrored = mirrored
+        worker._train(config)
 
     worker._train = train
     worker.train_on_workers(trials, workers, gpus_per_worker, mirror)

@@ -195,6 +195,33 @@ def test_is_replaced_among_two_workers(run, tmp_path, undisturbed):
     assert set(measurements(out)) == {key for key in undisturbed if key[0] == row["trial_id"]}
 
 
+def test_whose_error_all_workers_have_is_told_after_three_attempts(run, tmp_path):
+    out = tmp_path / "study"
+    fault = ("error", "always", tmp_path / "flag")
+    code, said = run(out, "--workers", "2", "--replicates", "1", fault=fault)
+    assert code == 1, said
+    (row,) = trials(out).values()
+    assert row["state"] == "FAILED"
+    assert "ValueError: planted" in row["error"]
+    assert told(out) == ["FAIL"]
+
+
+def test_that_a_scheduler_stops_leaves_its_workers_to_the_next(run, tmp_path):
+    out = tmp_path / "study"
+    space = ("--space", "priors", "--sampler", "qmc", "--trials", "5", "--replicates", "1")
+    options = ("--workers", "2", "--scheduler", "asha", "--training.epochs", "4", "--model.width", "0.1")
+    often = ("--evaluation.every", "1", "--evaluation.num_samples", "100")
+    code, said = run(out, *space, *options, *often)
+    assert code == 0, said
+    rows = trials(out).values()
+    assert {row["state"] for row in rows} == {"COMPLETE", "STOPPED"}
+    for row in rows:
+        epochs = {key[1] for key in measurements(out) if key[0] == row["trial_id"]}
+        assert epochs >= set(range(1, row["epochs"] + 1))
+        assert (row["state"] == "COMPLETE") == (row["epochs"] == 4)
+    assert len(list((out / "train").iterdir())) == 1
+
+
 # A disk that is full ...
 
 

@@ -207,16 +207,16 @@ def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed,
         assert row["objective_value"] == trials(expected)[name]["objective_value"]
 
 
-def test_two_workers_measure_what_one_does(undisturbed, environment, tmp_path):
+def test_two_workers_measure_what_one_does_and_stay_for_the_next_trial(undisturbed, environment, tmp_path):
     expected, _ = undisturbed
     out = tmp_path / "two"
-    options = ("--training.epochs", "4", "--workers", "2", "--trials", "1", "--replicates", "1")
+    options = ("--training.epochs", "4", "--workers", "2", "--trials", "1")
     said = run(environment, out, *options)
     assert said.returncode == 0, said.stderr
-    (name,) = trials(out)
     shared, alone = measurements(out), measurements(expected)
-    assert trials(out)[name]["workers"] == 2
-    assert set(shared) == {key for key in alone if key[0] == name}
+    assert [row["workers"] for row in trials(out).values()] == [2, 2]
+    assert set(shared) == {key for key in alone if key[0] in trials(out)}
+    assert len(list((out / "train").iterdir())) == 1
     difference = {key: abs(value - alone[key][0]) for key, (value, _) in shared.items()}
     probes = [far for key, far in difference.items() if key[3] == "probe_accuracy"]
     assert sum(probes) / len(probes) < 0.01  # one may jump, where rounding ends its fit a step earlier
