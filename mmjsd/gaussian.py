@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log, pi
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -73,11 +73,17 @@ def choose(
         choice: uniform draws from [0, 1), one per sample; the cumulative weights' inverse maps
             them to experts.
     """
+    index = _chosen(weights, choice)[None, :, None].expand(1, *experts.mu.shape[1:])
+    return Gaussian(experts.mu.gather(0, index)[0], experts.logvar.gather(0, index)[0])
+
+
+def _chosen(
+    weights: Float[Tensor, "expert *batch"], choice: Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """Which expert `choose` takes for each sample."""
     # In float64 no product of a float32 below 1 with the total rounds up to the total.
     cumulative = weights.double().cumsum(0).reshape(len(weights), -1)
-    index = (choice.double() * cumulative[-1] >= cumulative[:-1]).sum(0)
-    index = index[None, :, None].expand(1, *experts.mu.shape[1:])
-    return Gaussian(experts.mu.gather(0, index)[0], experts.logvar.gather(0, index)[0])
+    return (choice.double() * cumulative[-1] >= cumulative[:-1]).sum(0)
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,12 @@ class Mixture:
 
     experts: Gaussian
     weights: Float[Tensor, "expert batch"]
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Of each expert the modalities of whose posteriors it is the product, where it is one."""
+
+    def chosen(self, choice: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Which expert `choose` takes for each sample."""
+        return _chosen(self.weights, choice)
 
     def choose(self, choice: Float[Tensor, " batch"] | None) -> Gaussian:
         """One expert per sample, drawn as the function `choose` does; a single one needs no draw."""

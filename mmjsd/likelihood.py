@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from math import log
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmjsd.config import Fusion
-from mmjsd.gaussian import standard_like
+from mmjsd.gaussian import Gaussian, stack, standard_like
 from mmjsd.model import MultimodalVae, Posterior
 from mmjsd.objective import Draws
 
@@ -20,10 +20,9 @@ def log_importance_weights(
     model: MultimodalVae,
     x: Mapping[str, Tensor],
     posteriors: Mapping[str, Posterior],
-    given: Collection[str],
-    posterior: Fusion,
+    proposals: Sequence[tuple[Collection[str], Fusion]],
     draws: Sequence[Draws],
-) -> dict[str, Float[Tensor, "batch sample"]]:
+) -> list[dict[str, Float[Tensor, "batch sample"]]]:
     r"""Logarithms in nats of importance weights whose expectation is p(x_A), for each target A.
 
         w = p(c) / q(c | x_K) · Π_{j∈A} p(x_j | c, s_j) p(s_j) / q(s_j | x_j)
@@ -32,34 +31,90 @@ def log_importance_weights(
     given subset K, and from the prior where it is not. The density q(c | x_K) is that of the whole
     joint posterior, for a mixture Σ_k π_k q_k(c) whichever expert c came from.
 
+    Nearly all of the cost is decoding, so all proposals use the same draws: where a mixture takes an expert
+    that is another proposal itself, or another mixture's, what is decoded is the same, and is decoded once.
+
     Args:
         x: all modalities of the batch.
         posteriors: of all modalities, from `model.posteriors(x)`.
-        given: the subset K.
-        posterior: how several given modalities become one.
+        proposals: given subsets K, and how several given modalities become one.
         draws: one for each importance sample; decoded one after the other, so that memory does not
             grow with their number.
 
     Returns:
-        By target: each modality alone, and `JOINT` for all. A row belongs to one sample of the batch.
+        Of each proposal, by target: each modality alone, and `JOINT` for all. A row belongs to one sample of
+        the batch.
     """
-    proposal = model.joint({name: posteriors[name] for name in posteriors if name in given}, posterior)
+    joints = [
+        model.joint({name: posteriors[name] for name in posteriors if name in given}, posterior)
+        for given, posterior in proposals
+    ]
+    experts: dict[tuple[str, ...], Gaussian] = {}
+    for joint in joints:
+        for group, mu, logvar in zip(joint.groups, joint.experts.mu, joint.experts.logvar, strict=True):
+            experts.setdefault(group, Gaussian(mu, logvar))
+    known = list(experts)
+    places = [
+        torch.tensor([known.index(group) for group in joint.groups], device=model.device) for joint in joints
+    ]
+    all_experts = stack(list(experts.values()))
+    rows = torch.arange(all_experts.mu.shape[1], device=model.device)
     weights: dict[str, list[Tensor]] = {name: [] for name in (*posteriors, JOINT)}
     for each in draws:
-        expert = proposal.choose(each.choice)
-        content = expert.sample(each.content)
-        of_content = standard_like(expert).log_prob(content) - proposal.log_prob(content)
-        styles, own = {}, {}
+        contents = all_experts.sample(each.content)
+        taken = torch.stack(
+            [place[joint.chosen(each.choice)] for place, joint in zip(places, joints, strict=True)]
+        )
+        content = contents[taken, rows]
+        proposed = torch.stack([joint.log_prob(drawn) for joint, drawn in zip(joints, content, strict=True)])
+        of_content = standard_like(Gaussian(content, content)).log_prob(content) - proposed
+        own = []
         for name, one in posteriors.items():
-            prior = standard_like(one.style)
-            source = one.style if name in given else prior
-            styles[name] = source.sample(each.style[name])
-            own[name] = prior.log_prob(styles[name]) - source.log_prob(styles[name])
-        for name, likelihood in model.decode(content, styles).items():
-            own[name] = own[name] + likelihood.log_prob(x[name])
-            weights[name].append(of_content + own[name])
-        weights[JOINT].append(of_content + torch.stack(list(own.values())).sum(0))
-    return {target: torch.stack(each, dim=1) for target, each in weights.items()}
+            is_given = torch.tensor([name in given for given, _ in proposals], device=model.device)
+            likelihoods = _own_weights(
+                model, name, x[name], one.style, each.style[name], contents, taken, is_given
+            )
+            own.append(likelihoods)
+            weights[name].append(of_content + likelihoods)
+        weights[JOINT].append(of_content + torch.stack(own).sum(0))
+    by_target = {target: torch.stack(each, dim=-1) for target, each in weights.items()}
+    return [{target: each[index] for target, each in by_target.items()} for index in range(len(proposals))]
+
+
+def _own_weights(
+    model: MultimodalVae,
+    name: str,
+    x: Tensor,
+    own_style: Gaussian,
+    noise: Float[Tensor, "batch style"],
+    contents: Float[Tensor, "expert batch content"],
+    taken: Int[Tensor, "proposal batch"],
+    is_given: Bool[Tensor, " proposal"],
+) -> Float[Tensor, "proposal batch"]:
+    """log p(x_j | c, s_j) p(s_j) / q(s_j | x_j) of one modality, what is the same decoded once.
+
+    Args:
+        name: the modality j.
+        x, own_style, noise: its values, the posterior and the draws of its style.
+        contents: as each expert draws it.
+        taken: the expert whose content a proposal takes.
+        is_given: which proposals know the modality, and so draw its style from the posterior.
+    """
+    prior = standard_like(own_style)
+    styles = torch.stack([prior.sample(noise), own_style.sample(noise)])
+    of_style = prior.log_prob(styles) - torch.stack(
+        [prior.log_prob(styles[0]), own_style.log_prob(styles[1])]
+    )
+    batch = len(x)
+    sources = (is_given & (noise.shape[-1] > 0)).long()  # of no style there is but one
+    codes = (taken * 2 + sources[:, None]) * batch + torch.arange(batch, device=taken.device)
+    wanted, positions = torch.unique(codes, return_inverse=True)
+    parts = []
+    for some in wanted.split(batch):
+        row, source, expert = some % batch, some // batch % 2, some // batch // 2
+        likelihood = model.decode(contents[expert, row], {name: styles[source, row]})[name]
+        parts.append(likelihood.log_prob(x[row]) + of_style[source, row])
+    return torch.cat(parts)[positions]
 
 
 def log_likelihood(log_weights: Float[Tensor, "batch sample"]) -> Float[Tensor, " batch"]:

@@ -417,21 +417,15 @@ def _likelihood_scores(
     estimates = {"log_likelihood": log_likelihood}
     if len(model.modalities) == _RELEASED_MODALITIES:
         estimates["log_likelihood_as_released"] = log_likelihood_as_released
-    for each in evaluated:
-        draws = [draw_latents(model, len(found.samples), generator) for _ in range(num_samples)]
-        parts = [
-            log_importance_weights(
-                model,
-                batch.x,
-                posteriors,
-                each.subset,
-                each.fusion,
-                [noise.rows(rows) for noise in draws],
-            )
-            for rows, batch, posteriors in found.chunks()
-        ]
-        for target in parts[0]:
-            log_weights = found.gather(part[target] for part in parts)
+    draws = [draw_latents(model, len(found.samples), generator) for _ in range(num_samples)]
+    proposals = [(each.subset, each.fusion) for each in evaluated]
+    parts = [
+        log_importance_weights(model, batch.x, posteriors, proposals, [noise.rows(rows) for noise in draws])
+        for rows, batch, posteriors in found.chunks()
+    ]
+    for index, each in enumerate(evaluated):
+        for target in parts[0][index]:
+            log_weights = found.gather(part[index][target] for part in parts)
             for metric, estimate in estimates.items():
                 yield _mean(estimate(log_weights), metric, each.posterior or "", each.given, target)
 

@@ -144,16 +144,17 @@ class MultimodalVae(nn.Module):
         like = next(iter(experts.values())).mu
         here = {name: self._present(name, present, like) for name in posteriors}
         if posterior == "product" or len(experts) == 1:
-            return Mixture(stack([self._product(experts, here)]), torch.ones_like(like[None, :, 0]))
+            alone = torch.ones_like(like[None, :, 0])
+            return Mixture(stack([self._product(experts, here)]), alone, (tuple(experts),))
         if self.objective.name == "mopoe":
-            groups = subsets(tuple(experts))
+            groups = tuple(subsets(tuple(experts)))
             complete = torch.stack([torch.stack([here[name] for name in group]).prod(0) for group in groups])
             weights = complete / complete.sum(0)
         else:
-            groups, weights = [(name,) for name in experts], self.weights(posteriors, present, like)
+            groups, weights = tuple((name,) for name in experts), self.weights(posteriors, present, like)
         all_here = dict.fromkeys(experts, torch.ones_like(like[:, 0]))
         products = [self._product({name: experts[name] for name in group}, all_here) for group in groups]
-        return Mixture(stack(products), weights)
+        return Mixture(stack(products), weights, groups)
 
     def fuse(
         self,

@@ -65,7 +65,7 @@ def weights_of(model, x, given, fusion, num_samples=1, seed=0) -> dict[str, torc
     batch = len(next(iter(x.values())))
     rng = seeded(seed)
     draws = [draw_latents(model, batch, rng) for _ in range(num_samples)]
-    return log_importance_weights(model, x, model.posteriors(x), given, fusion, draws)
+    return log_importance_weights(model, x, model.posteriors(x), [(given, fusion)], draws)[0]
 
 
 @torch.no_grad()
@@ -191,7 +191,7 @@ def test_match_the_slow_reference(tiny, objective, fusion, given):
     model = tiny(3, style_dim=sizes, weights=(0.5, 0.2, 0.1, 0.2), **objective)
     x, rng = some_data(model, 4), seeded(1)
     draws = [draw_latents(model, 4, rng) for _ in range(3)]
-    weights = log_importance_weights(model, x, model.posteriors(x), given, fusion, draws)
+    (weights,) = log_importance_weights(model, x, model.posteriors(x), [(given, fusion)], draws)
     assert set(weights) == {JOINT, *NAMES}
     for target, values in weights.items():
         expected = [
@@ -204,13 +204,45 @@ def test_of_a_row_belong_to_one_sample(tiny):
     model = tiny(3)
     x, rng = some_data(model, 5), seeded()
     draws = [draw_latents(model, 5, rng) for _ in range(4)]
-    together = log_importance_weights(model, x, model.posteriors(x), NAMES, "mixture", draws)[JOINT]
+    (all_weights,) = log_importance_weights(model, x, model.posteriors(x), [(NAMES, "mixture")], draws)
+    together = all_weights[JOINT]
     for i in range(5):
         rows = slice(i, i + 1)
         alone = {name: value[rows] for name, value in x.items()}
         own = [each.rows(rows) for each in draws]
-        weights = log_importance_weights(model, alone, model.posteriors(alone), NAMES, "mixture", own)
+        (weights,) = log_importance_weights(model, alone, model.posteriors(alone), [(NAMES, "mixture")], own)
         assert_close(weights[JOINT], together[rows])
+
+
+@pytest.mark.parametrize("objective", ["mmjsd", "mopoe", "mvae"])
+@pytest.mark.parametrize("style_dim", [0, {"red": 2, "green": 0, "blue": 1}])
+@torch.no_grad()
+def test_of_several_proposals_are_those_of_each_and_cost_less_decoding(
+    tiny, monkeypatch, objective, style_dim
+):
+    model = tiny(3, style_dim=style_dim, name=objective)
+    x, rng = some_data(model, 50), seeded(1)
+    draws = [draw_latents(model, 50, rng) for _ in range(2)]
+    proposals = [(given, fusion) for given in subsets(NAMES) for fusion in ("product", "mixture")]
+    decode, decoded = model.decode, []
+
+    def counted(content, style):
+        decoded.append(len(content) * len(style))
+        return decode(content, style)
+
+    monkeypatch.setattr(model, "decode", counted)
+    found, cost = [], []
+    for some in ([each] for each in proposals):
+        found += log_importance_weights(model, x, model.posteriors(x), some, draws)
+    cost.append(sum(decoded))
+    decoded.clear()
+    together = log_importance_weights(model, x, model.posteriors(x), proposals, draws)
+    cost.append(sum(decoded))
+    for one, each in zip(found, together, strict=True):
+        for target in (JOINT, *NAMES):
+            assert_close(each[target], one[target])
+    # Without styles each subset is decoded once: mixtures take nothing that no other proposal has.
+    assert cost[1] < cost[0] * 0.65 if style_dim else cost[1] == cost[0] * 7 / 14
 
 
 # The estimate as released ...

@@ -399,7 +399,7 @@ def test_of_importance_samples_is_what_the_likelihood_of_held_out_data_is_made_o
         for k in range(5)
     ]
     posteriors = model.posteriors(x)
-    weights = log_importance_weights(model, x, posteriors, model.modalities, "mixture", one_by_one)
+    (weights,) = log_importance_weights(model, x, posteriors, [(model.modalities, "mixture")], one_by_one)
     assert_close(elbo(model, x, draws).loss, -log_likelihood(weights[JOINT]))
 
 
