@@ -4,13 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from math import log
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmjsd.config import Fusion
-from mmjsd.gaussian import Gaussian, stack, standard_like
+from mmjsd.gaussian import Gaussian, standard_like
 from mmjsd.model import MultimodalVae, Posterior
 from mmjsd.objective import Draws
+from mmjsd.sharing import SharedDraws, draw_together
 
 JOINT = "joint"
 """The target of all modalities together."""
@@ -49,33 +50,17 @@ def log_importance_weights(
         model.joint({name: posteriors[name] for name in posteriors if name in given}, posterior)
         for given, posterior in proposals
     ]
-    experts: dict[tuple[str, ...], Gaussian] = {}
-    for joint in joints:
-        for group, mu, logvar in zip(joint.groups, joint.experts.mu, joint.experts.logvar, strict=True):
-            experts.setdefault(group, Gaussian(mu, logvar))
-    known = list(experts)
-    places = [
-        torch.tensor([known.index(group) for group in joint.groups], device=model.device) for joint in joints
-    ]
-    all_experts = stack(list(experts.values()))
-    rows = torch.arange(all_experts.mu.shape[1], device=model.device)
     weights: dict[str, list[Tensor]] = {name: [] for name in (*posteriors, JOINT)}
     for each in draws:
-        contents = all_experts.sample(each.content)
-        taken = torch.stack(
-            [place[joint.chosen(each.choice)] for place, joint in zip(places, joints, strict=True)]
-        )
-        content = contents[taken, rows]
+        shared = draw_together(joints, each.content, each.choice)
+        content = shared.content
         proposed = torch.stack([joint.log_prob(drawn) for joint, drawn in zip(joints, content, strict=True)])
         of_content = standard_like(Gaussian(content, content)).log_prob(content) - proposed
         own = []
         for name, one in posteriors.items():
             is_given = torch.tensor([name in given for given, _ in proposals], device=model.device)
-            likelihoods = _own_weights(
-                model, name, x[name], one.style, each.style[name], contents, taken, is_given
-            )
-            own.append(likelihoods)
-            weights[name].append(of_content + likelihoods)
+            own.append(_own_weights(model, name, x[name], one.style, each.style[name], shared, is_given))
+            weights[name].append(of_content + own[-1])
         weights[JOINT].append(of_content + torch.stack(own).sum(0))
     by_target = {target: torch.stack(each, dim=-1) for target, each in weights.items()}
     return [{target: each[index] for target, each in by_target.items()} for index in range(len(proposals))]
@@ -87,34 +72,26 @@ def _own_weights(
     x: Tensor,
     own_style: Gaussian,
     noise: Float[Tensor, "batch style"],
-    contents: Float[Tensor, "expert batch content"],
-    taken: Int[Tensor, "proposal batch"],
+    shared: SharedDraws,
     is_given: Bool[Tensor, " proposal"],
 ) -> Float[Tensor, "proposal batch"]:
-    """log p(x_j | c, s_j) p(s_j) / q(s_j | x_j) of one modality, what is the same decoded once.
+    """log p(x_j | c, s_j) p(s_j) / q(s_j | x_j) of one modality j, of which values, style and its noise come.
 
     Args:
-        name: the modality j.
-        x, own_style, noise: its values, the posterior and the draws of its style.
-        contents: as each expert draws it.
-        taken: the expert whose content a proposal takes.
+        shared: the content c that each proposal draws.
         is_given: which proposals know the modality, and so draw its style from the posterior.
     """
     prior = standard_like(own_style)
     styles = torch.stack([prior.sample(noise), own_style.sample(noise)])
-    of_style = prior.log_prob(styles) - torch.stack(
-        [prior.log_prob(styles[0]), own_style.log_prob(styles[1])]
-    )
-    batch = len(x)
-    sources = (is_given & (noise.shape[-1] > 0)).long()  # of no style there is but one
-    codes = (taken * 2 + sources[:, None]) * batch + torch.arange(batch, device=taken.device)
-    wanted, positions = torch.unique(codes, return_inverse=True)
-    parts = []
-    for some in wanted.split(batch):
-        row, source, expert = some % batch, some // batch % 2, some // batch // 2
-        likelihood = model.decode(contents[expert, row], {name: styles[source, row]})[name]
-        parts.append(likelihood.log_prob(x[row]) + of_style[source, row])
-    return torch.cat(parts)[positions]
+    of_style = prior.log_prob(styles)
+    of_style = of_style - torch.stack([of_style[0], own_style.log_prob(styles[1])])
+
+    def decoded(content: Tensor, sample: Tensor, source: Tensor) -> dict[str, Tensor]:
+        likelihood = model.decode(content, {name: styles[source, sample]})[name]
+        return {name: likelihood.log_prob(x[sample]) + of_style[source, sample]}
+
+    has_style = noise.shape[-1] > 0  # of no style there is but one
+    return shared.compute(decoded, (is_given & has_style).long())[name]
 
 
 def log_likelihood(log_weights: Float[Tensor, "batch sample"]) -> Float[Tensor, " batch"]:

@@ -17,16 +17,20 @@ from torch.nn import functional as F
 from mmjsd.batches import Batch, PairedSamples, Pairs, Workers
 from mmjsd.classifiers import Classifier
 from mmjsd.config import EvaluationConfig, Fusion
-from mmjsd.gaussian import Gaussian
+from mmjsd.gaussian import Gaussian, Mixture, stack, standard_like
 from mmjsd.inception import Inception
 from mmjsd.likelihood import log_importance_weights, log_likelihood, log_likelihood_as_released
 from mmjsd.model import MultimodalVae, Posterior, subsets
 from mmjsd.objective import Draws, draw, draw_latents, elbo
 from mmjsd.quality import NormalFit, frechet_distance, precision_recall
 from mmjsd.ranking import average_precision
+from mmjsd.sharing import draw_together
 
 _CHUNK = 250
 _PAIRS_SEED, _DRAWS_SEED = 1, 2
+_QUALITY = " quality"
+"""After a modality's name: its features by Inception."""
+
 _RELEASED_MODALITIES = 3
 """As many as the code of the paper's authors is for; its own formulas are named `..._as_released`."""
 
@@ -103,6 +107,11 @@ class _Encoded:
         """One row for each of all samples, from the rows of this worker's chunks."""
         return self.workers.gather(torch.cat(list(parts)))
 
+    def gather_all(self, parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """By name one row for each of all samples, from the rows of this worker's chunks."""
+        chunks = list(parts)
+        return {name: self.gather(chunk[name] for chunk in chunks) for name in chunks[0]}
+
 
 @dataclass(frozen=True)
 class _Judges:
@@ -115,23 +124,20 @@ class _Judges:
     images: tuple[str, ...]
     """The modalities whose quality is judged."""
 
-    def features(
-        self, found: _Encoded, chunks: Iterable[Mapping[str, Tensor]]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """By modality, a row for each of all samples: for the class, and for quality."""
-        told, judged = [], []
-        for chunk in chunks:
-            told.append({name: self.classifiers[name].features(x) for name, x in chunk.items()})
-            if self.inception:
-                judged.append({name: self.inception.features(chunk[name]) for name in self.images})
-        of_classifiers = {name: found.gather(part[name] for part in told) for name in told[0]}
+    def features(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A row for each sample: for the class by modality, for quality by modality and `_QUALITY`."""
+        found = {name: self.classifiers[name].features(x) for name, x in values.items()}
         if self.inception:
-            return of_classifiers, {name: found.gather(part[name] for part in judged) for name in self.images}
-        return of_classifiers, {name: of_classifiers[name] for name in self.images}
+            found |= {name + _QUALITY: self.inception.features(values[name]) for name in self.images}
+        return found
+
+    def of_quality(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The features by which the quality of images is judged."""
+        return {name: features[name + _QUALITY if self.inception else name] for name in self.images}
 
     def logits(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How likely each class or attribute of each sample is, by modality."""
-        return {name: self.classifiers[name].logits(each) for name, each in features.items()}
+        return {name: each.logits(features[name]) for name, each in self.classifiers.items()}
 
 
 @dataclass(frozen=True)
@@ -337,31 +343,26 @@ def _sample_scores(
 ) -> Iterator[Score]:
     """Coherence or average precision of what is generated and, where images are to be judged, its quality."""
     metric = "average_precision" if truth.attributes else "coherence"
-    real = {}
-    if judges.images:
-        _, features = judges.features(found, (batch.x for _, batch, _ in found.chunks()))
-        real = {name: NormalFit(_array(each)) for name, each in features.items()}
+    features = found.gather_all(judges.features(batch.x) for _, batch, _ in found.chunks())
+    real = {name: NormalFit(_array(each)) for name, each in judges.of_quality(features).items()}
     conditional: dict[Fusion, list[Tensor]] = {posterior: [] for posterior in get_args(Fusion)}
-    for each in evaluated:
+    *given, unconditional = _generated_features(model, evaluated, found, judges, generator)
+    for each, features in zip(evaluated, given, strict=True):
         posterior = each.posterior or ""
-        draws = draw_latents(model, len(found.samples), generator)
-        of_classifiers, features = judges.features(found, _generated(model, found, draws, each))
-        for target, logits in judges.logits(of_classifiers).items():
+        for target, logits in judges.logits(features).items():
             worth = truth.worth(logits)
             yield from truth.scores(worth, metric, posterior, each.given, target)
             if target not in each.subset:
                 for fused in [each.posterior] if each.posterior else get_args(Fusion):
                     conditional[fused].append(worth.mean(1) if truth.attributes else worth)
-        yield from _quality_scores(model, real, features, posterior, each.given)
+        yield from _quality_scores(model, real, judges.of_quality(features), posterior, each.given)
     for fused, parts in conditional.items():
         if parts:
             yield _mean(torch.stack(parts).mean(0), f"mean_{metric}", fused)
-    draws = draw_latents(model, len(found.samples), generator)
-    of_classifiers, features = judges.features(found, _generated(model, found, draws))
     if not truth.attributes:
-        logits = torch.stack(list(judges.logits(of_classifiers).values()))
+        logits = torch.stack(list(judges.logits(unconditional).values()))
         yield from _random_coherence_scores(logits.argmax(-1))
-    yield from _quality_scores(model, real, features)
+    yield from _quality_scores(model, real, judges.of_quality(unconditional))
 
 
 def _random_coherence_scores(classes: Int[Tensor, "modality sample"]) -> Iterator[Score]:
@@ -372,16 +373,40 @@ def _random_coherence_scores(classes: Int[Tensor, "modality sample"]) -> Iterato
         yield _mean(agrees[0] == agrees[1], "random_coherence_as_released")
 
 
-def _generated(
-    model: MultimodalVae, found: _Encoded, draws: Draws, given: Representation | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """One generated sample of every modality for each of all samples, or of the prior's, in chunks."""
+def _generated_features(
+    model: MultimodalVae,
+    evaluated: Sequence[Representation],
+    found: _Encoded,
+    judges: _Judges,
+    generator: torch.Generator,
+) -> list[dict[str, Tensor]]:
+    """Features of one generated sample of every modality for each of all samples: given each of the subsets,
+    and at last of the prior's. All use the same draws.
+    """
+    draws = draw_latents(model, len(found.samples), generator)
+    parts: list[dict[str, Tensor]] = []
     for rows, _, posteriors in found.chunks():
         noise = draws.rows(rows)
-        content = noise.content
-        if given:
-            content = given.fuse(model, posteriors, noise.choice).sample(noise.content)
-        yield model.means(content, noise.style)
+        given = [
+            model.joint({name: posteriors[name] for name in each.subset}, each.fusion) for each in evaluated
+        ]
+        shared = draw_together([*given, _prior(noise.content)], noise.content, noise.choice)
+
+        def features(content: Tensor, sample: Tensor, _: Tensor, noise: Draws = noise) -> dict[str, Tensor]:
+            styles = {name: each[sample] for name, each in noise.style.items()}
+            return judges.features(model.means(content, styles))
+
+        parts.append(shared.compute(features))
+    return [
+        found.gather_all({name: each[index] for name, each in part.items()} for part in parts)
+        for index in range(len(evaluated) + 1)
+    ]
+
+
+def _prior(like: Float[Tensor, "batch content"]) -> Mixture:
+    """p(c), as the posterior given nothing."""
+    prior = standard_like(Gaussian(like, like))
+    return Mixture(stack([prior]), torch.ones_like(like[None, :, 0]), ((),))
 
 
 def _array(features: Tensor) -> npt.NDArray[np.float32]:
