@@ -2,13 +2,14 @@
 
 Trains the networks at width 1 on the embedded data, whose shapes are those of MNIST-SVHN-Text, with small
 and with large batches, and between them evaluates all that a test split is evaluated for: processor seconds
-of one thread, in turns, so that whatever else the machine does slows both. The embedded test split
-is too small for 2,000 pairs: the training split takes its place.
+of one thread as in a trial's process, in turns, so that whatever else the machine does slows both. The
+embedded test split is too small for 2,000 pairs: the training split takes its place.
 """
 
 import argparse
 import cProfile
 import json
+import os
 import platform
 import pstats
 import sys
@@ -25,6 +26,7 @@ from mmjsd.classifiers import load_classifiers
 from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmjsd.model import MultimodalVae
 from mmjsd.train import fit
+from study.tuner import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +51,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of training and evaluating in turns")
     parser.add_argument("--samples", type=int, default=10_000, help="trained on in each round")
     arguments = parser.parse_args()
+    if not ALLOCATOR.items() <= os.environ.items():  # read as a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     torch.set_num_threads(1)
     data = datasets.load("digits")
     classifiers, train = load_classifiers(data), Pairs(data.splits["train"])

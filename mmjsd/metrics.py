@@ -28,6 +28,9 @@ from mmjsd.sharing import draw_together
 
 _CHUNK = 250
 _PAIRS_SEED, _DRAWS_SEED = 1, 2
+_TOGETHER = 16
+"""Posteriors whose samples are in memory at a time; of Inception's large features those of one."""
+
 _QUALITY = " quality"
 """After a modality's name: its features by Inception."""
 
@@ -72,12 +75,9 @@ class Representation:
         """How the subset's posteriors become one; the product of a single one is itself."""
         return self.posterior or "product"
 
-    def fuse(
-        self, model: MultimodalVae, posteriors: Mapping[str, Posterior], choice: Float[Tensor, " batch"]
-    ) -> Gaussian:
-        """The subset's joint posterior, a mixture by the expert that `choice` selects."""
-        given = {name: posteriors[name] for name in self.subset}
-        return model.fuse(given, self.fusion, choice)
+    def joint(self, model: MultimodalVae, posteriors: Mapping[str, Posterior]) -> Mixture:
+        """The subset's joint posterior."""
+        return model.joint({name: posteriors[name] for name in self.subset}, self.fusion)
 
 
 def representations(modalities: tuple[str, ...], per_size: int) -> list[Representation]:
@@ -294,7 +294,7 @@ def _probe_scores(
     def content(encoded: _Encoded, each: Representation) -> Tensor:
         choice = torch.rand(len(encoded.samples), generator=generator, device=generator.device)
         return encoded.gather(
-            each.fuse(model, posteriors, choice[rows]).mu for rows, _, posteriors in encoded.chunks()
+            each.joint(model, posteriors).choose(choice[rows]).mu for rows, _, posteriors in encoded.chunks()
         )
 
     def style(encoded: _Encoded, name: str) -> Tensor:
@@ -346,8 +346,8 @@ def _sample_scores(
     features = found.gather_all(judges.features(batch.x) for _, batch, _ in found.chunks())
     real = {name: NormalFit(_array(each)) for name, each in judges.of_quality(features).items()}
     conditional: dict[Fusion, list[Tensor]] = {posterior: [] for posterior in get_args(Fusion)}
-    *given, unconditional = _generated_features(model, evaluated, found, judges, generator)
-    for each, features in zip(evaluated, given, strict=True):
+    generated = _generated_features(model, evaluated, found, judges, generator)
+    for each, features in zip(evaluated, generated, strict=False):
         posterior = each.posterior or ""
         for target, logits in judges.logits(features).items():
             worth = truth.worth(logits)
@@ -359,6 +359,7 @@ def _sample_scores(
     for fused, parts in conditional.items():
         if parts:
             yield _mean(torch.stack(parts).mean(0), f"mean_{metric}", fused)
+    unconditional = next(generated)
     if not truth.attributes:
         logits = torch.stack(list(judges.logits(unconditional).values()))
         yield from _random_coherence_scores(logits.argmax(-1))
@@ -379,28 +380,28 @@ def _generated_features(
     found: _Encoded,
     judges: _Judges,
     generator: torch.Generator,
-) -> list[dict[str, Tensor]]:
+) -> Iterator[dict[str, Tensor]]:
     """Features of one generated sample of every modality for each of all samples: given each of the subsets,
     and at last of the prior's. All use the same draws.
     """
     draws = draw_latents(model, len(found.samples), generator)
-    parts: list[dict[str, Tensor]] = []
-    for rows, _, posteriors in found.chunks():
-        noise = draws.rows(rows)
-        given = [
-            model.joint({name: posteriors[name] for name in each.subset}, each.fusion) for each in evaluated
-        ]
-        shared = draw_together([*given, _prior(noise.content)], noise.content, noise.choice)
+    asked = [*evaluated, None]
+    together = 1 if judges.inception else _TOGETHER
+    for some in (asked[start : start + together] for start in range(0, len(asked), together)):
+        parts = []
+        for rows, _, posteriors in found.chunks():
+            noise = draws.rows(rows)
+            joints = [each.joint(model, posteriors) if each else _prior(noise.content) for each in some]
 
-        def features(content: Tensor, sample: Tensor, _: Tensor, noise: Draws = noise) -> dict[str, Tensor]:
-            styles = {name: each[sample] for name, each in noise.style.items()}
-            return judges.features(model.means(content, styles))
+            def features(
+                content: Tensor, sample: Tensor, _: Tensor, noise: Draws = noise
+            ) -> dict[str, Tensor]:
+                styles = {name: each[sample] for name, each in noise.style.items()}
+                return judges.features(model.means(content, styles))
 
-        parts.append(shared.compute(features))
-    return [
-        found.gather_all({name: each[index] for name, each in part.items()} for part in parts)
-        for index in range(len(evaluated) + 1)
-    ]
+            parts.append(draw_together(joints, noise.content, noise.choice).compute(features))
+        for index in range(len(some)):
+            yield found.gather_all({name: each[index] for name, each in part.items()} for part in parts)
 
 
 def _prior(like: Float[Tensor, "batch content"]) -> Mixture:

@@ -316,7 +316,7 @@ def test_quality_can_be_judged_by_inceptions_features_and_coherence_is_not(vae):
     quality = {"precision", "recall", "precision_as_released", "frechet_distance"}
     for key in ours:
         assert key[0] in quality or ours[key] == theirs[key]
-    assert len(inception.shapes) == 3 * (1 + 7 + 1)  # real, of each distinct posterior, of the prior
+    assert len(inception.shapes) == 3 * (1 + 11 + 1)
 
 
 def test_inception_is_asked_for_quality_alone(vae):

@@ -1,7 +1,11 @@
 """The tuner decides, without starting Ray: when a budget is spent, and whether there is anything to await."""
 
 import math
+import os
 import pickle
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,3 +174,50 @@ def test_every_trial_of_a_pack_is_reported_to_the_search(clock):
     ray_trial = SimpleNamespace(config={"trials": pack})
     assert scheduler.on_trial_result(None, ray_trial, result) == scheduler.CONTINUE
     assert heard == [(pack[0], 2, 0.5)]  # the second was not evaluated, the third has diverged
+
+
+@pytest.mark.parametrize("address", ["", "auto"])
+def test_processes_of_trials_get_the_allocators_variables(monkeypatch, address):
+    told = {}
+    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(tuner.ray, "init", lambda **options: told.update(options))
+    monkeypatch.setattr(tuner, "_make_token", lambda: None)
+    assert tuner._join_or_start(SimpleNamespace(address=address))
+    assert tuner.ALLOCATOR.items() <= told["runtime_env"]["env_vars"].items()
+
+
+BLOCKS = """
+import ctypes, resource, threading
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def use():
+    block = ctypes.c_void_p(libc.malloc(40 * 2**20))
+    libc.memset(block, 1, 40 * 2**20)
+    libc.free(block)
+
+def run():
+    use()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        use()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=run)  # as Ray Tune runs a trial
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are the GNU C library's")
+def test_the_allocators_variables_keep_freed_memory():
+    def page_faults(**variables):
+        environment = {**os.environ, **variables}
+        said = subprocess.run(
+            [sys.executable, "-c", BLOCKS], env=environment, capture_output=True, check=True
+        )
+        return int(said.stdout)
+
+    kept = page_faults(**tuner.ALLOCATOR)
+    assert kept < 50
+    assert page_faults() > kept + 100  # ten times 40 MiB, in pages of 2 MiB at most
