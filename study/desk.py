@@ -23,10 +23,11 @@ class Desk:
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def leave(self, work: Any) -> int:
-        """Leave work to be taken; its number."""
+        """Leave work to be taken; its number. What was told before is about other work, and is forgotten."""
         async with self._changed:
             self._works.append(work)
             self._is_on = True
+            self._messages = asyncio.Queue()
             self._changed.notify_all()
         return len(self._works)
 

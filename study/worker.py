@@ -116,10 +116,10 @@ class _Crew:
     def _run(self, trainer: TorchTrainer) -> None:
         try:
             trainer.fit()
+            self._error = RuntimeError("the workers have ended, though nobody told them to")
         except BaseException as error:
             self._error = error
-        finally:
-            self._desk.put.remote({})  # wakes who waits for the workers
+        self._desk.put.remote({})  # wakes who waits for the workers
 
     def train(self, trials: list[Trial], mirror: Mirror) -> Generator[dict[str, Any], None, None]:
         """Have a pack trained, which is called off when this generator is closed.
@@ -134,15 +134,14 @@ class _Crew:
         # As a reference, which the desk's process need not be able to read.
         number = ray.get(self._desk.leave.remote([ray.put((trials, mirror))]))
         try:
-            while True:
+            while self._error is None:
                 message = ray.get(self._desk.get.remote())
-                if self._error is not None:
-                    raise self._error
                 about = message.pop(NUMBER, None)
                 if about == number and ENDED in message:
                     return
                 if about == number or (about is None and _FAILURE in message):
                     yield message
+            raise self._error
         finally:
             self._desk.call_off.remote()
 

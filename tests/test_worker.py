@@ -1,6 +1,7 @@
 """What passes between a trial's driver and its workers: work and its end, reports, losses, failures."""
 
 import asyncio
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -129,43 +130,75 @@ def test_messages_come_in_their_order():
     on_a_desk(using)
 
 
-class Actor:
-    """Calls a desk in this process as if it were an actor; `ray.get` gives back what it is given."""
+def test_messages_from_before_are_forgotten_when_work_is_left():
+    async def using(desk):
+        await desk.put({"of": "workers that had nothing to do"})
+        await desk.leave("first")
+        await desk.put({"epoch": 1})
+        assert await desk.get() == {"epoch": 1}
 
-    def __init__(self):
-        self.loop, self.desk = asyncio.new_event_loop(), Desk()
+    on_a_desk(using)
+
+
+class Actor:
+    """Calls a desk in this process as if it were an actor; when work is left, workers say what is planned."""
+
+    def __init__(self, *plans):
+        self.loop, self.desk, self.plans = asyncio.new_event_loop(), Desk(), list(plans)
 
     def __getattr__(self, name):
-        return SimpleNamespace(
-            remote=lambda *given: self.loop.run_until_complete(getattr(self.desk, name)(*given))
-        )
+        def remote(*given):
+            found = self.loop.run_until_complete(asyncio.wait_for(getattr(self.desk, name)(*given), 5))
+            for message in self.plans.pop(0) if name == "leave" else ():
+                self.put.remote(dict(message))
+            return found
+
+        return SimpleNamespace(remote=remote)
 
 
 @pytest.fixture
 def crew(monkeypatch):
-    """Workers that are played by the test."""
+    """Makes a crew whose workers say, of each work that is left, what is planned."""
     monkeypatch.setattr(worker.ray, "get", lambda given: given)
     monkeypatch.setattr(worker.ray, "put", lambda given: given)
-    crew = object.__new__(worker._Crew)
-    crew._desk, crew._error = Actor(), None
-    return crew
+
+    def made(*plans):
+        crew = object.__new__(worker._Crew)
+        crew._desk, crew._error = Actor(*plans), None
+        return crew
+
+    return made
 
 
 def test_what_is_about_earlier_work_is_not_heard(crew):
-    with worker.closing(crew.train(["stopped"], None)) as messages:
-        crew._desk.put.remote({NUMBER: 1, "epoch": 1})
+    one, late, two = {NUMBER: 1, "epoch": 1}, {NUMBER: 1, "epoch": 2}, {NUMBER: 2, "epoch": 20}
+    made = crew([one], [late, two, {NUMBER: 2, ENDED: True}])
+    with closing(made.train(["stopped"], None)) as messages:
         assert next(messages) == {"epoch": 1}
-    assert not crew._desk.is_on.remote(1)
-    messages = crew.train(["next"], None)
-    for number in (1, 2):
-        crew._desk.put.remote({NUMBER: number, "epoch": 10 * number})
-    crew._desk.put.remote({NUMBER: 2, ENDED: True})
-    assert list(messages) == [{"epoch": 20}]
+    assert not made._desk.is_on.remote(1)
+    assert list(made.train(["next"], None)) == [{"epoch": 20}]
 
 
-def test_a_run_that_ends_ends_the_trial_with_its_error(crew):
-    messages = crew.train(["trial"], None)
-    crew._error = RuntimeError("no controller")
-    crew._desk.put.remote({})
-    with pytest.raises(RuntimeError, match="no controller"):
+class Run:
+    """A run of Ray Train that has ended."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def fit(self):
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(RuntimeError("no controller"), "no controller"), (None, "nobody told them")]
+)
+def test_a_run_that_ends_ends_the_trial_with_its_error(crew, error, told):
+    made = crew([{NUMBER: 1, "epoch": 1}], [])
+    messages = made.train(["trial"], None)
+    assert next(messages) == {"epoch": 1}
+    made._run(Run(error))
+    with pytest.raises(RuntimeError, match=told):
         next(messages)
+    with pytest.raises(RuntimeError, match=told):
+        next(made.train(["another"], None))
