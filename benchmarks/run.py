@@ -32,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -269,10 +270,11 @@ def elsewhere(make: Callable[..., Step], *arguments: Any) -> Step:
 def _serve(pipe: Any, make: Callable[..., Step], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(2)
     take = make(Pairs(datasets.load("digits").splits["train"]), *arguments)
-    while True:
-        pipe.send(None)
-        pipe.recv()
-        take()
+    with suppress(EOFError):  # who asked has ended
+        while True:
+            pipe.send(None)
+            pipe.recv()
+            take()
 
 
 def flops(data: Pairs) -> int:
