@@ -49,32 +49,35 @@ def members(objective: dict, training: TrainingConfig, name: str = "digits") -> 
     return made
 
 
-def agree(objective: dict, tolerance: float, missing: float, steps: int) -> None:
+def agree(objective: dict, tolerance: float, missing: float, of_parameters: float | None = None) -> None:
     training = TrainingConfig(epochs=1, batch_size=BATCH)
     separate, packed = members(objective, training)[::2], members(objective, training)[::2]
     data = pairs(missing)
-    expected = [next(fit(each.model, data, steps * BATCH, each.training, each.seed)) for each in separate]
-    (shown,) = fit_pack(packed, data, steps * BATCH)
+    expected = [next(fit(each.model, data, STEPS * BATCH, each.training, each.seed)) for each in separate]
+    (shown,) = fit_pack(packed, data, STEPS * BATCH)
     for own, wanted in zip(shown, expected, strict=True):
         assert isinstance(own, Epoch)
         assert_close(own.losses, wanted.losses, rtol=tolerance, atol=0)
     for one, other in zip(separate, packed, strict=True):
         for got, want in zip(other.model.parameters(), one.model.parameters(), strict=True):
-            assert_close(got, want, rtol=tolerance, atol=tolerance)
+            assert_close(got, want, rtol=tolerance, atol=of_parameters or tolerance)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_a_pack_gives_the_numbers_of_separate_trainings(objective):
     torch.set_default_dtype(torch.float64)
     try:
-        agree(objective, 1e-10, missing=0.3, steps=STEPS)
+        agree(objective, 1e-10, missing=0.3)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("objective", ["mmjsd", "mvae"])
-def test_in_float32_they_agree_as_far_as_rounding_lets_them(objective):
-    agree(OBJECTIVES[objective], 1e-4, missing=0.0, steps=5)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_in_float32_they_agree_as_far_as_rounding_lets_them(name):
+    # Adam's first steps have the size of the step size, whatever a gradient that should be zero is.
+    # Importance weights of samples that differ by thousands of nats know their ratio to a part in a thousand.
+    losses, parameters = (5e-4, 0.05) if name == "mmvae-importance-weighted" else (1e-5, 2e-3)
+    agree(OBJECTIVES[name], losses, missing=0.0, of_parameters=parameters)
 
 
 @pytest.mark.parametrize("is_warned", [False, True], ids=["after an epoch", "within an epoch"])
