@@ -343,8 +343,10 @@ def _sample_scores(
 ) -> Iterator[Score]:
     """Coherence or average precision of what is generated and, where images are to be judged, its quality."""
     metric = "average_precision" if truth.attributes else "coherence"
-    features = found.gather_all(judges.features(batch.x) for _, batch, _ in found.chunks())
-    real = {name: NormalFit(_array(each)) for name, each in judges.of_quality(features).items()}
+    real = {}
+    if judges.images:
+        features = found.gather_all(judges.features(batch.x) for _, batch, _ in found.chunks())
+        real = {name: NormalFit(_array(each)) for name, each in judges.of_quality(features).items()}
     conditional: dict[Fusion, list[Tensor]] = {posterior: [] for posterior in get_args(Fusion)}
     generated = _generated_features(model, evaluated, found, judges, generator)
     for each, features in zip(evaluated, generated, strict=False):
