@@ -6,7 +6,7 @@ which a weak divergence invites.
 Run:    python study/run.py --space subspaces --out runs/subspaces
 Source: Eq. 10 of https://arxiv.org/abs/2006.08242 and the subspace sizes of its appendix C; the shortcut:
         Fig. 2 of MMVAE+ (Palumbo et al., ICLR 2023), which sweeps subspace size and beta on PolyMNIST.
-Cost:   8 configs x 2 replicates: 7 min 6 s on 2 CPU cores (preset laptop), data, classifiers and report
+Cost:   8 configs x 2 replicates: 7 min 1 s on 2 CPU cores (preset laptop), data, classifiers and report
         included.
 """
 
