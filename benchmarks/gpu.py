@@ -53,20 +53,20 @@ def measure() -> Iterator[tuple[str, float]]:
     """Samples a second of everything, and gigabytes of memory, by name."""
     data = noise()
     yield "eager float32, batch 256", eager(data)
-    for precision in ("float32", "bfloat16"):
-        for batch in BATCHES:
-            yield from named(f"one trial {precision}, batch {batch}", data, 1, batch, precision)
     for size in PACKS:
         yield from named(f"pack of {size} bfloat16, batch 256", data, size, BATCH, "bfloat16")
+    for count in PROCESSES:
+        yield f"{count} processes bfloat16, batch 256: samples/s", in_processes(count)
     for size in (4, 16):
         yield from named(f"pack of {size} float32, batch 256", data, size, BATCH, "float32")
         yield from named(f"pack of {size} bfloat16, batch 32", data, size, 32, "bfloat16")
+    for precision in ("float32", "bfloat16"):
+        for batch in BATCHES:
+            yield from named(f"one trial {precision}, batch {batch}", data, 1, batch, precision)
     for name in ("mvae", "mmvae", "mopoe", "mvtcae"):
         yield from named(
             f"pack of 4 {name}, batch 256", data, 4, BATCH, "bfloat16", ObjectiveConfig(name=name)
         )
-    for count in PROCESSES:
-        yield f"{count} processes bfloat16, batch 256", in_processes(count)
 
 
 def named(what: str, *arguments: Any) -> Iterator[tuple[str, float]]:
@@ -131,13 +131,15 @@ def in_processes(count: int) -> float:
             process.start()
         for process in processes:
             process.join()
+        if len(rates) < count:
+            raise RuntimeError(f"{count - len(rates)} of {count} processes failed")
         return sum(rates)
 
 
 def _one(ready: Any, rates: Any) -> None:
     data = noise()
     packed(data, 1, BATCH, "bfloat16", seconds=0.1)
-    ready.wait()
+    ready.wait(timeout=60)
     rates.append(packed(data, 1, BATCH, "bfloat16", seconds=3.0)[0])
 
 

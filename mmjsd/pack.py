@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mmjsd.config import ModelConfig, ObjectiveConfig, require
+from mmjsd.convolutions import ConvolutionsApart, stack_images
 from mmjsd.model import MultimodalVae
 
 _SHARED = ("name", "fusion", "dynamic_prior", "prior_samples", "importance_samples")
@@ -70,11 +72,11 @@ class Pack(MultimodalVae):
         self._networks: dict[str, _Network] = {}
         for name in self.modalities:
             styles = [member.style_dims[name] for member in members]
-            self._networks[f"encoders.{name}"] = _side_by_side(_each(members, f"encoders.{name}"))
+            self._networks[f"encoders.{name}"] = _Stacked(_each(members, f"encoders.{name}"))
             heads, decoders = (_each(members, f"{part}.{name}") for part in ("heads", "decoders"))
             is_even = min(styles) == max(styles)
-            self._networks[f"heads.{name}"] = _side_by_side(heads) if is_even else _Heads(heads, styles)
-            self._networks[f"decoders.{name}"] = _side_by_side(decoders) if is_even else _Decoders(decoders)
+            self._networks[f"heads.{name}"] = _Stacked(heads) if is_even else _Heads(heads, styles)
+            self._networks[f"decoders.{name}"] = _Stacked(decoders) if is_even else _Decoders(decoders)
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +133,8 @@ class _Stacked(_Network):
         self._call: Callable[..., Tensor] = torch.vmap(self._call_one)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._call(self._parameters, x)
+        with ConvolutionsApart() if x.is_cuda else nullcontext():
+            return self._call(self._parameters, x)
 
     def hand_out_gradients(self) -> None:
         for name, stacked in self._parameters.items():
@@ -143,30 +146,6 @@ class _Stacked(_Network):
     def _call_one(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         result: Tensor = functional_call(self._modules[0], parameters, (x,))
         return result
-
-
-class _Beside(_Network):
-    """Modules of one shape, each on its part of the leading axis, at the same time on streams of their own.
-
-    For convolutions on a GPU: as one of many groups they would take several times as long as apart.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._modules = modules
-        self._streams = [torch.cuda.Stream() for _ in modules]  # type: ignore[no-untyped-call]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        current = torch.cuda.current_stream()
-        results: list[Tensor] = []
-        for module, stream, own in zip(self._modules, self._streams, x, strict=True):
-            stream.wait_stream(current)
-            own.record_stream(stream)
-            with torch.cuda.stream(stream):
-                results.append(module(own))
-        for stream, result in zip(self._streams, results, strict=True):
-            current.wait_stream(stream)
-            result.record_stream(current)
-        return torch.stack(results)
 
 
 class _Heads(_Network):
@@ -198,7 +177,7 @@ class _Decoders(_Network):
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         sequences = [cast(nn.Sequential, module) for module in modules]
         self._first = [cast(nn.Linear, sequence[0]) for sequence in sequences]
-        self._rest = _side_by_side([sequence[1:] for sequence in sequences])
+        self._rest = _Stacked([sequence[1:] for sequence in sequences])
         self.parts = (self._rest,)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -210,21 +189,9 @@ def _each(members: Sequence[nn.Module], path: str) -> list[nn.Module]:
     return [member.get_submodule(path) for member in members]
 
 
-def _side_by_side(modules: Sequence[nn.Module]) -> _Network:
-    """Of modules of one shape: stacked, but for convolutions on a GPU."""
-    on_gpu = any(parameter.is_cuda for parameter in modules[0].parameters())
-    return _Beside(modules) if on_gpu and any(map(_convolves, modules[0].modules())) else _Stacked(modules)
-
-
-def _convolves(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
-
-
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     """On a new first axis, each slice in the layout of its tensor."""
-    if tensors[0].ndim == 4:
-        return torch.stack([each.movedim(1, -1) for each in tensors]).movedim(-1, 2)
-    return torch.stack(list(tensors))
+    return stack_images(tensors) if tensors[0].ndim == 4 else torch.stack(list(tensors))
 
 
 def _objective_by_row(

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmjsd.batches import PairedSamples, Pairs, Workers
 from mmjsd.config import Precision, TrainingConfig, require
+from mmjsd.convolutions import at_once
 from mmjsd.model import MultimodalVae, load, save
 from mmjsd.objective import Draws, draw, elbo
 from mmjsd.pack import Pack
@@ -223,20 +224,17 @@ class _Steps:
         self._loss_of: nn.Module = _Loss(self._pack or models[0], len(models), training.precision)
         if workers.size > 1:
             self._loss_of = DistributedDataParallel(self._loss_of)
-        self._parameters = [list(member.model.parameters()) for member in members]
-        groups: dict[float, list[Tensor]] = {}
-        for member, parameters in zip(members, self._parameters, strict=True):
-            groups.setdefault(member.training.learning_rate, []).extend(parameters)
         on_gpu = data.device.type == "cuda"
-        self._optimizer = torch.optim.Adam(
-            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
-            fused=True,
-            capturable=on_gpu,
-        )
+        self._optimizers = [
+            torch.optim.Adam(
+                member.model.parameters(), member.training.learning_rate, fused=True, capturable=on_gpu
+            )
+            for member in members
+        ]
         self._generators = [torch.Generator(data.device).manual_seed(member.seed) for member in members]
-        for member, parameters, generator in zip(members, self._parameters, self._generators, strict=True):
+        for member, optimizer, generator in zip(members, self._optimizers, self._generators, strict=True):
             if member.resume is not None:
-                _restore(self._optimizer, parameters, generator, member.resume)
+                _restore(optimizer, list(member.model.parameters()), generator, member.resume)
         self._resumed = [member.resume for member in members if member.resume and member.resume.step]
         self._at_start: list[Tensor] = []
         own_rows = torch.arange(training.batch_size, device=data.device)[workers.rows(training.batch_size)]
@@ -290,10 +288,11 @@ class _Steps:
 
     def capture(self) -> Iterator[dict[str, Tensor]]:
         """Of each member, what its next epoch depends on besides its parameters."""
-        for parameters, generator in zip(self._parameters, self._generators, strict=True):
+        each = zip(self._members, self._optimizers, self._generators, strict=True)
+        for member, optimizer, generator in each:
             tensors = {"generator": generator.get_state()}
-            for index, parameter in enumerate(parameters):
-                for name, value in self._optimizer.state[parameter].items():
+            for index, parameter in enumerate(member.model.parameters()):
+                for name, value in optimizer.state[parameter].items():
                     tensors[f"{index}.{name}"] = value.clone(memory_format=torch.contiguous_format)
             yield tensors
 
@@ -310,12 +309,13 @@ class _Steps:
             draw(member.model, self._batch_size, generator).rows(rows)
             for member, generator in zip(self._members, self._generators, strict=True)
         ]
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
         losses = self._loss_of(batch.x, Draws.concatenate(draws), batch.present)
         losses.sum().backward()
         if self._pack is not None:
             self._pack.hand_out_gradients()
-        self._optimizer.step()
+        at_once(self._data.device, [optimizer.step for optimizer in self._optimizers])
         self._losses.index_copy_(0, self._step, losses.detach().to(self._losses.dtype)[None])
         self._step += 1
 

@@ -359,7 +359,11 @@ class StudyConfig:
         require(not twice, f"--objectives names {twice[0] if twice else ''} twice; leave one out")
         require(bool(self.objectives), "--objectives needs a value")
         gpus = self.gpus_per_worker
-        require(gpus is None or (isfinite(gpus) and gpus >= 0), f"gpus_per_worker must be >= 0, got {gpus}")
+        require(
+            gpus is None or gpus in (0, 1) or (0 < gpus < 1 and self.workers == 1),
+            f"gpus_per_worker must be 0 or 1, or a share between them for one worker alone, got {gpus} for "
+            f"workers {self.workers}; a worker trains on one GPU, and those of a trial not on the same",
+        )
         samples = self.budget_samples
         require(
             samples is None or (isfinite(samples) and samples >= 1),

@@ -158,7 +158,8 @@ def _join_or_start(study: Study) -> bool:
             environment |= {"working_dir": str(ROOT), "excludes": _EXCLUDED}
         ray.init(address=study.address, runtime_env=environment, **quiet)
     else:
-        environment = {"env_vars": {"PYTHONPATH": str(ROOT), **ALLOCATOR}}
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ALLOCATOR}}
         # "local": else Ray would join another study's instance on this machine, or wait for one that is gone.
         ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
     return True

@@ -1,6 +1,7 @@
 """A pack: several models trained as one give the numbers of separate trainings."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,12 +81,19 @@ def test_in_float32_they_agree_as_far_as_rounding_lets_them(name):
     agree(OBJECTIVES[name], losses, missing=0.0, of_parameters=parameters)
 
 
-@pytest.mark.parametrize("is_warned", [False, True], ids=["after an epoch", "within an epoch"])
-def test_a_pack_goes_on_where_it_was_stopped(tmp_path, is_warned):
+WARNED = pytest.mark.parametrize("is_warned", [False, True], ids=["after an epoch", "within an epoch"])
+
+
+def goes_on(tmp_path: Path, is_warned: bool, device: str, tolerance: float) -> None:
     training = TrainingConfig(epochs=4, batch_size=BATCH)
-    undisturbed = list(fit_pack(members({}, training), pairs(), 9 * BATCH))
-    begun = members({}, training)
-    run = fit_pack(begun, pairs(), 9 * BATCH, iter([False] * 5 + [is_warned] * 99).__next__)
+    data = pairs(device=device)
+
+    def fresh() -> list[Member]:
+        return [replace(each, model=each.model.to(device)) for each in members({}, training)]
+
+    undisturbed = list(fit_pack(fresh(), data, 9 * BATCH))
+    begun = fresh()
+    run = fit_pack(begun, data, 9 * BATCH, iter([False] * 5 + [is_warned] * 99).__next__)
     for _ in range(2):  # nine steps are taken by twos, and asked about in between: four times an epoch
         places = next(run)
     paths = [
@@ -95,15 +103,27 @@ def test_a_pack_goes_on_where_it_was_stopped(tmp_path, is_warned):
     loaded = [load_checkpoint(path) for path in paths]
     assert {(state.epoch, state.step) for _, state in loaded} == {(1, 4) if is_warned else (2, 0)}
     resumed = [
-        Member(model, member.training, member.seed, state)
+        Member(model.to(device), member.training, member.seed, state)
         for member, (model, state) in zip(begun, loaded, strict=True)
     ]
-    rest = list(fit_pack(resumed, pairs(), 9 * BATCH))
+    rest = list(fit_pack(resumed, data, 9 * BATCH))
     assert [epoch.number for epoch, *_ in rest] == ([2, 3, 4] if is_warned else [3, 4])
     for got, wanted in zip(rest, undisturbed[-len(rest) :], strict=True):
         for own, other in zip(got, wanted, strict=True):
-            assert torch.equal(own.losses, other.losses)
+            assert_close(own.losses, other.losses, rtol=tolerance, atol=0)
             assert own.wall_s > 0
+
+
+@WARNED
+def test_a_pack_goes_on_where_it_was_stopped(tmp_path, is_warned):
+    goes_on(tmp_path, is_warned, "cpu", tolerance=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@WARNED
+def test_on_a_gpu_a_pack_goes_on_where_it_was_stopped(tmp_path, is_warned):
+    goes_on(tmp_path, is_warned, "cuda", tolerance=5e-3)
 
 
 def test_one_that_diverges_leaves_the_others_alone():

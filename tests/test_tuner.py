@@ -186,6 +186,17 @@ def test_processes_of_trials_get_the_allocators_variables(monkeypatch, address):
     assert tuner.ALLOCATOR.items() <= told["runtime_env"]["env_vars"].items()
 
 
+def test_processes_of_trials_find_what_the_study_found(monkeypatch):
+    told = {}
+    monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
+    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(tuner.ray, "init", lambda **options: told.update(options))
+    monkeypatch.setattr(tuner, "_make_token", lambda: None)
+    tuner._join_or_start(SimpleNamespace(address=""))
+    paths = told["runtime_env"]["env_vars"]["PYTHONPATH"]
+    assert paths.split(os.pathsep) == [str(tuner.ROOT), "/somewhere/else"]
+
+
 BLOCKS = """
 import ctypes, resource, threading
 libc = ctypes.CDLL(None)

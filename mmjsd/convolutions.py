@@ -1,0 +1,171 @@
+"""Convolutions of K models at once on a GPU; as one of K groups they would take several times as long.
+
+All else that the models compute is one kernel for all of them. Their convolutions are launched apart, each
+on a stream of its own, so that small ones share the device.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_T = TypeVar("_T")
+
+
+def at_once(device: torch.device, works: Sequence[Callable[[], _T]]) -> list[_T]:
+    """What each piece of work returns; on a GPU all run at the same time, each on a stream of its own."""
+    if device.type != "cuda" or len(works) == 1:
+        return [work() for work in works]
+    current, results = torch.cuda.current_stream(device), []
+    streams = _streams(device, len(works))
+    for stream, work in zip(streams, works, strict=True):
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            results.append(work())
+    for stream in streams:
+        current.wait_stream(stream)
+    return results
+
+
+class ConvolutionsApart(TorchFunctionMode):
+    """While it is active, convolutions under `torch.vmap` are computed one by one, by `at_once`.
+
+    Of one or two dimensions, with one group, batched in input and weight.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        _: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Called for every function of torch."""
+        convolution = _CONVOLUTIONS.get(func)
+        return (convolution or func)(*args, **(kwargs or {}))
+
+
+def stack_images(images: Sequence[Tensor]) -> Tensor:
+    """On a new first axis, each `[batch, channel, height, width]` with its channels innermost."""
+    return torch.stack([each.movedim(1, -1) for each in images]).movedim(-1, 2)
+
+
+_Sizes = Sequence[int] | int
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Sizes = 1,
+    padding: _Sizes = 0,
+    dilation: _Sizes = 1,
+    groups: int = 1,
+) -> Tensor:
+    return _run(x, weight, bias, (stride, padding, dilation), None, groups)
+
+
+def _convolve_transposed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Sizes = 1,
+    padding: _Sizes = 0,
+    output_padding: _Sizes = 0,
+    groups: int = 1,
+    dilation: _Sizes = 1,
+) -> Tensor:
+    return _run(x, weight, bias, (stride, padding, dilation), output_padding, groups)
+
+
+_CONVOLUTIONS: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    torch.conv1d: _convolve,
+    torch.conv2d: _convolve,
+    torch.conv_transpose1d: _convolve_transposed,
+    torch.conv_transpose2d: _convolve_transposed,
+}
+
+
+def _run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sizes: tuple[_Sizes, _Sizes, _Sizes],
+    output_padding: _Sizes | None,
+    groups: int,
+) -> Tensor:
+    """`[batch, channel, ...]` of one model, as it is seen under `torch.vmap`."""
+    is_transposed, is_row = output_padding is not None, x.ndim == 3
+    if is_row:  # an image of one row
+        x, weight = x[..., None, :], weight[..., None, :]
+    all_sizes = zip((*sizes, output_padding or 0), (1, 0, 1, 0), strict=True)
+    stride, padding, dilation, more = (_of_image(size, of_row) for size, of_row in all_sizes)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    shape = (stride, padding, dilation, is_transposed, more, groups)
+    result: Tensor = _Convolution.apply(x, weight, shape)
+    if bias is not None:
+        result = result + bias[:, None, None]
+    return result.squeeze(-2) if is_row else result
+
+
+def _of_image(size: _Sizes, of_row: int) -> tuple[int, ...]:
+    """Height's and width's; a single number in a sequence is a row's width."""
+    if isinstance(size, int):
+        return (size, size)
+    return (of_row, *size) if len(size) == 1 else tuple(size)
+
+
+class _Convolution(torch.autograd.Function):
+    """One model's convolution without a bias, which becomes `_Convolutions` under `torch.vmap`."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, shape: tuple[Any, ...]) -> Tensor:
+        return torch.convolution(x, weight, None, *shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept: no gradient is asked of this one."""
+
+    @staticmethod
+    def vmap(
+        _: Any, in_dims: tuple[int, int, None], x: Tensor, weight: Tensor, shape: tuple[Any, ...]
+    ) -> tuple[Tensor, int]:
+        x, weight = x.movedim(in_dims[0], 0), weight.movedim(in_dims[1], 0)
+        return _Convolutions.apply(x, weight, shape), 0
+
+
+class _Convolutions(torch.autograd.Function):
+    """`[member, batch, channel, height, width]`, each member's images by its own weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shape: tuple[Any, ...]) -> Tensor:
+        x, weight = _channels_last(x), _channels_last(weight)
+        ctx.save_for_backward(x, weight)
+        ctx.shape = shape
+        each = zip(x, weight, strict=True)
+        works = [partial(torch.convolution, *own, None, *shape) for own in each]
+        return stack_images(at_once(x.device, works))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = [*ctx.needs_input_grad[:2], False]
+        each = zip(_channels_last(gradients[0]), x, weight, strict=True)
+        run = torch.ops.aten.convolution_backward
+        works = [partial(run, *own, None, *ctx.shape, wanted) for own in each]
+        of_x, of_weight, _ = zip(*at_once(x.device, works), strict=True)
+        return stack_images(of_x) if wanted[0] else None, stack_images(of_weight) if wanted[1] else None, None
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.movedim(2, -1).contiguous().movedim(-1, 2)
+
+
+@lru_cache(maxsize=1)
+def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
+    return [torch.cuda.Stream(device) for _ in range(count)]  # type: ignore[no-untyped-call]

@@ -1,0 +1,77 @@
+"""Convolutions of a pack, computed apart as a GPU has them, are those of each model by itself."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mmjsd.convolutions import ConvolutionsApart, at_once
+from mmjsd.data import ALPHABET, DATASETS
+from mmjsd.networks import NETWORKS, Width
+from mmjsd.pack import _Stacked
+
+SPECS = {
+    spec.name: spec for name in ("digits", "faces", "polydigits-2") for spec in DATASETS[name].modalities
+}
+LATENT = 6
+
+
+def network(name: str, part: str, seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    width = Width(0.06)
+    made = NETWORKS[name].encoder(width) if part == "encoder" else NETWORKS[name].decoder(LATENT, width)
+    return made.to(torch.float64, memory_format=torch.channels_last)
+
+
+def inputs(name: str, part: str) -> torch.Tensor:
+    """Of three models, four samples each."""
+    if part == "decoder":
+        return torch.randn(3, 4, LATENT, dtype=torch.float64, requires_grad=True)
+    if SPECS[name].kind == "text":
+        return torch.randint(0, len(ALPHABET), (3, 4, *SPECS[name].shape))
+    return torch.rand(3, 4, *SPECS[name].shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "as groups"])
+def test_models_side_by_side_compute_what_each_computes_alone(name, part, apart):
+    together, alone = ([network(name, part, seed) for seed in range(3)] for _ in range(2))
+    x = inputs(name, part)
+    stacked = _Stacked(together)
+    with ConvolutionsApart() if apart else nullcontext():
+        got = stacked(x)
+    wanted = torch.stack([one(own) for one, own in zip(alone, x, strict=True)])
+    assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+    got.square().sum().backward()
+    stacked.hand_out_gradients()
+    of_x = x.grad
+    x.grad = None
+    wanted.square().sum().backward()
+    if x.requires_grad:
+        assert_close(of_x, x.grad, rtol=1e-8, atol=1e-8)
+    for one, other in zip(together, alone, strict=True):
+        for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            assert_close(mine.grad, theirs.grad, rtol=1e-8, atol=1e-8)
+
+
+def test_under_autocast_they_compute_in_its_type():
+    together = [network("svhn", "decoder", seed).float() for seed in range(3)]
+    x = inputs("svhn", "decoder").float()
+    with torch.autocast("cpu", torch.bfloat16), ConvolutionsApart():
+        got = _Stacked(together)(x)
+    assert got.dtype == torch.bfloat16
+    exact = torch.stack([one(own) for one, own in zip(together, x, strict=True)])
+    assert_close(got.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_pieces_of_work_return_in_their_order():
+    assert at_once(torch.device("cpu"), [lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
