@@ -187,23 +187,6 @@ class _ToPixels(nn.ConvTranspose2d):
         return pixels
 
 
-class _SampleNorm(nn.GroupNorm):
-    """Normalises each sample over all its channels and places, then scales and shifts each channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(1, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As `x`; a GPU's group norm would move the channels outermost, and its convolutions back."""
-        return _normalised(x, self.weight, self.bias, self.eps) if x.is_cuda else super().forward(x)
-
-
-def _normalised(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """One group's norm, with the channels innermost."""
-    last = x.movedim(1, -1)
-    return torch.addcmul(bias, F.layer_norm(last, last.shape[1:], eps=eps), weight).movedim(-1, 1)
-
-
 class _Residual(nn.Module):
     """A residual block (He et al. 2016, https://arxiv.org/abs/1603.05027): 2 skip + 0.3 branch.
 
@@ -221,11 +204,11 @@ class _Residual(nn.Module):
     ) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            *(_SampleNorm(in_channels), nn.ReLU(), convolution(in_channels, in_channels, 1)),
-            *(_SampleNorm(in_channels), nn.ReLU(), convolution(in_channels, out_channels, *kernel)),
+            *(nn.GroupNorm(1, in_channels), nn.ReLU(), convolution(in_channels, in_channels, 1)),
+            *(nn.GroupNorm(1, in_channels), nn.ReLU(), convolution(in_channels, out_channels, *kernel)),
         )
         self.skip = nn.Sequential(
-            convolution(in_channels, out_channels, *kernel, bias=False), _SampleNorm(out_channels)
+            convolution(in_channels, out_channels, *kernel, bias=False), nn.GroupNorm(1, out_channels)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mmjsd.config import ModelConfig, ObjectiveConfig, require
-from mmjsd.convolutions import ConvolutionsApart, stack_images
+from mmjsd.kernels import GpuKernels, stack_images
 from mmjsd.model import MultimodalVae
 
 _SHARED = ("name", "fusion", "dynamic_prior", "prior_samples", "importance_samples")
@@ -133,7 +133,7 @@ class _Stacked(_Network):
         self._call: Callable[..., Tensor] = torch.vmap(self._call_one)
 
     def __call__(self, x: Tensor) -> Tensor:
-        with ConvolutionsApart() if x.is_cuda else nullcontext():
+        with GpuKernels() if x.is_cuda else nullcontext():
             return self._call(self._parameters, x)
 
     def hand_out_gradients(self) -> None:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmjsd.batches import PairedSamples, Pairs, Workers
 from mmjsd.config import Precision, TrainingConfig, require
-from mmjsd.convolutions import at_once
+from mmjsd.kernels import at_once
 from mmjsd.model import MultimodalVae, load, save
 from mmjsd.objective import Draws, draw, elbo
 from mmjsd.pack import Pack

@@ -21,8 +21,6 @@ from mmjsd.networks import (
     _Halving,
     _LastPlace,
     _Letterwise,
-    _normalised,
-    _SampleNorm,
     _ToOne,
     _ToPixels,
 )
@@ -214,22 +212,3 @@ def test_a_matrix_product_is_the_convolution_with_its_gradients(kind, size, layo
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(3, 5, *size, generator=rng, dtype=torch.float64)
     is_what_torch_computes(kind(5, 2).double().to(memory_format=layout), x, rng)
-
-
-@pytest.mark.parametrize("shape", [(5, 4, 6), (5, 4, 6, 3)])
-def test_a_norm_with_channels_innermost_is_the_group_norm_of_one_group(shape):
-    norm = _SampleNorm(4).double()
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    x, other = (torch.randn(shape, dtype=torch.float64).requires_grad_() for _ in range(2))
-    other.data.copy_(x)
-    expected = torch.nn.functional.group_norm(other, 1, norm.weight, norm.bias, norm.eps)
-    assert_close(norm(x), expected)
-    got = _normalised(x, norm.weight, norm.bias, norm.eps)
-    assert_close(got, expected)
-    got.square().sum().backward()
-    of_weight = norm.weight.grad
-    norm.weight.grad = None
-    expected.square().sum().backward()
-    assert_close(x.grad, other.grad)
-    assert_close(of_weight, norm.weight.grad)

@@ -1,23 +1,26 @@
-"""Convolutions of a pack, computed apart as a GPU has them, are those of each model by itself."""
+"""What a pack computes by other kernels on a GPU is what each model computes by itself."""
 
 from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
-from mmjsd.convolutions import ConvolutionsApart, at_once
+from mmjsd import kernels
 from mmjsd.data import ALPHABET, DATASETS
-from mmjsd.networks import NETWORKS, Width
+from mmjsd.kernels import GpuKernels, at_once
+from mmjsd.networks import NETWORKS, Width, _ToPixels
 from mmjsd.pack import _Stacked
 
 SPECS = {
     spec.name: spec for name in ("digits", "faces", "polydigits-2") for spec in DATASETS[name].modalities
 }
 LATENT = 6
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, _ToPixels)
 
 
-def network(name: str, part: str, seed: int) -> torch.nn.Module:
+def network(name: str, part: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     width = Width(0.06)
     made = NETWORKS[name].encoder(width) if part == "encoder" else NETWORKS[name].decoder(LATENT, width)
@@ -42,13 +45,18 @@ def double():
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 @pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("apart", [True, False], ids=["apart", "as groups"])
-def test_models_side_by_side_compute_what_each_computes_alone(name, part, apart):
+@pytest.mark.parametrize("apart", [True, False], ids=["as on a GPU", "as on a CPU"])
+def test_models_side_by_side_compute_what_each_computes_alone(monkeypatch, name, part, apart):
     together, alone = ([network(name, part, seed) for seed in range(3)] for _ in range(2))
     x = inputs(name, part)
     stacked = _Stacked(together)
-    with ConvolutionsApart() if apart else nullcontext():
+    works = []
+    monkeypatch.setattr(
+        kernels, "at_once", lambda device, given: works.extend(given) or at_once(device, given)
+    )
+    with GpuKernels() if apart else nullcontext():
         got = stacked(x)
+    assert (len(works) > 0) == (apart and any(type(layer) in CONVOLUTIONS for layer in together[0].modules()))
     wanted = torch.stack([one(own) for one, own in zip(alone, x, strict=True)])
     assert_close(got, wanted, rtol=1e-10, atol=1e-10)
     got.square().sum().backward()
@@ -66,11 +74,25 @@ def test_models_side_by_side_compute_what_each_computes_alone(name, part, apart)
 def test_under_autocast_they_compute_in_its_type():
     together = [network("svhn", "decoder", seed).float() for seed in range(3)]
     x = inputs("svhn", "decoder").float()
-    with torch.autocast("cpu", torch.bfloat16), ConvolutionsApart():
+    with torch.autocast("cpu", torch.bfloat16), GpuKernels():
         got = _Stacked(together)(x)
     assert got.dtype == torch.bfloat16
     exact = torch.stack([one(own) for one, own in zip(together, x, strict=True)])
     assert_close(got.float(), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_a_group_norm_keeps_the_layout_of_its_images(num_groups):
+    norms = [nn.GroupNorm(num_groups, 4) for _ in range(3)]
+    for seed, norm in enumerate(norms):
+        torch.manual_seed(seed)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = torch.rand(3, 2, 5, 5, 4).movedim(-1, 2)
+    with GpuKernels():
+        got = _Stacked(norms)(x)
+    assert_close(got, torch.stack([norm(own) for norm, own in zip(norms, x, strict=True)]))
+    assert num_groups > 1 or got.stride() == x.stride()
 
 
 def test_pieces_of_work_return_in_their_order():

@@ -1,7 +1,8 @@
-"""Convolutions of K models at once on a GPU; as one of K groups they would take several times as long.
+"""Several models at once on a GPU, where some functions under `torch.vmap` take several times what they need.
 
-All else that the models compute is one kernel for all of them. Their convolutions are launched apart, each
-on a stream of its own, so that small ones share the device.
+Convolutions of K models, as one of K groups, are slower than K convolutions; they are launched apart, each on
+a stream of its own, so that small ones share the device. A group norm would move channels outermost, and the
+next convolution back. All else is one kernel for all models as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 _T = TypeVar("_T")
@@ -30,10 +32,10 @@ def at_once(device: torch.device, works: Sequence[Callable[[], _T]]) -> list[_T]
     return results
 
 
-class ConvolutionsApart(TorchFunctionMode):
-    """While it is active, convolutions under `torch.vmap` are computed one by one, by `at_once`.
+class GpuKernels(TorchFunctionMode):
+    """While it is active, convolutions and group norms under `torch.vmap` are computed as suits a GPU.
 
-    Of one or two dimensions, with one group, batched in input and weight.
+    Convolutions of one or two dimensions, batched in input and weight; norms of one group.
     """
 
     def __torch_function__(
@@ -44,8 +46,8 @@ class ConvolutionsApart(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Called for every function of torch."""
-        convolution = _CONVOLUTIONS.get(func)
-        return (convolution or func)(*args, **(kwargs or {}))
+        run: Callable[..., Any] = _KERNELS.get(func, func)
+        return run(*args, **(kwargs or {}))
 
 
 def stack_images(images: Sequence[Tensor]) -> Tensor:
@@ -81,7 +83,22 @@ def _convolve_transposed(
     return _run(x, weight, bias, (stride, padding, dilation), output_padding, groups)
 
 
-_CONVOLUTIONS: dict[Callable[..., Any], Callable[..., Tensor]] = {
+def _normalise(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """A group norm whose channels are innermost, as convolutions have them."""
+    if num_groups > 1 or weight is None or bias is None:
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    last = x.movedim(1, -1)
+    return torch.addcmul(bias, F.layer_norm(last, last.shape[1:], eps=eps), weight).movedim(-1, 1)
+
+
+_KERNELS: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.group_norm: _normalise,
     torch.conv1d: _convolve,
     torch.conv2d: _convolve,
     torch.conv_transpose1d: _convolve_transposed,
