@@ -263,6 +263,11 @@ def test_report_of_a_study_that_sweeps_nothing(tmp_path):
     assert "The space varies no field" in page.text
 
 
+def test_report_of_one_config_without_curves_draws_nothing(tmp_path):
+    page = report(write_study(tmp_path / "run", [{}], lambda params: 0.5, replicates=3, epochs=1))
+    assert "Nothing to draw: one config is compared with nothing." in page.text
+
+
 def test_report_shows_what_cases_set_and_takes_them_as_levels(tmp_path):
     configs = [
         {"objective.name": name, "subspaces": case} for name in ("mvae", "mmjsd") for case in ("no", "own")
@@ -327,6 +332,7 @@ def test_report_of_an_empty_study_says_so(tmp_path):
     page = report(run)
     assert "no trial has ended" in page.text
     assert "0 of 16" in page.text
+    assert "Nothing to draw yet: no trial has completed." in page.text
 
 
 def test_report_needs_neither_study_json_nor_manifest(tmp_path):
