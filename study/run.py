@@ -420,4 +420,11 @@ if __name__ == "__main__":
     notes = logging.getLogger("study")
     notes.addHandler(logging.StreamHandler(sys.stdout))
     notes.setLevel(logging.INFO)
-    sys.exit(main(sys.argv[1:]))
+    logging.raiseExceptions = False  # a note that nobody reads any more is no error
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # as by | head: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

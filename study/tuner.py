@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -36,6 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DRIVER_MEMORY = 400 * 2**20
 """Bytes that a trial's driver process is allowed when workers of its own do the training. It holds no
 CPU: drivers that did would keep their workers from starting, for ever."""
+
+_START_S = 120.0
+"""Seconds within which Ray should have started a process on this machine."""
 
 MAX_CRASHES = 2
 """How often a trial whose process vanished is tried again, from its last checkpoint."""
@@ -162,7 +165,20 @@ def _join_or_start(study: Study) -> bool:
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ALLOCATOR}}
         # "local": else Ray would join another study's instance on this machine, or wait for one that is gone.
         ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
+        _await_process()
     return True
+
+
+def _await_process() -> None:
+    """Ray tries again and again to start a process that cannot run, and a study would wait without a word."""
+    try:
+        ray.get(ray.remote(num_cpus=0)(lambda: None).remote(), timeout=_START_S)
+    except GetTimeoutError:
+        logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+        ray.shutdown()
+        raise ClusterError(
+            f"Ray started no process on this machine within {_START_S:.0f} s; {logs / 'raylet.err'} says why"
+        ) from None
 
 
 def _make_token() -> None:

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -307,6 +309,38 @@ def test_starts_in_two_seconds_without_heavy_imports(tmp_path, argv, words):
     assert (done.returncode, done.stderr) == (0, "")
     assert words in done.stdout
     assert cpu_s < 2
+
+
+def test_ends_quietly_when_nobody_reads_on(tmp_path):
+    command = [sys.executable, str(ROOT / "study" / "run.py"), "--help"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        told = process.stderr.read()
+    assert "Traceback" not in told
+    assert "Exception" not in told
+
+
+@pytest.mark.slow
+def test_refuses_where_ray_can_start_no_process(tmp_path):
+    code = (
+        "import sys; from study import run, tuner\n"
+        "tuner._START_S = 5; tuner.ALLOCATOR['PYTHONHOME'] = '/nowhere'\n"  # with which no Python starts
+        "sys.exit(run.main(sys.argv[1:]))"
+    )
+    argv = ["--space", "smoke", "--preset", "laptop", "--out", str(tmp_path / "run")]
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": folder}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "error: Ray started no process on this machine within 5 s; " in done.stderr
+    log = Path(done.stderr.split("within 5 s; ")[1].split(" says why")[0])
+    assert "No module named" in log.read_text()
+    assert "Traceback" not in done.stderr
+    shutil.rmtree(folder)
 
 
 def test_runs_from_anywhere_without_pythonpath(tmp_path):

@@ -182,6 +182,7 @@ def test_processes_of_trials_get_the_allocators_variables(monkeypatch, address):
     monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(tuner.ray, "init", lambda **options: told.update(options))
     monkeypatch.setattr(tuner, "_make_token", lambda: None)
+    monkeypatch.setattr(tuner, "_await_process", lambda: None)
     assert tuner._join_or_start(SimpleNamespace(address=address))
     assert tuner.ALLOCATOR.items() <= told["runtime_env"]["env_vars"].items()
 
@@ -192,6 +193,7 @@ def test_processes_of_trials_find_what_the_study_found(monkeypatch):
     monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(tuner.ray, "init", lambda **options: told.update(options))
     monkeypatch.setattr(tuner, "_make_token", lambda: None)
+    monkeypatch.setattr(tuner, "_await_process", lambda: None)
     tuner._join_or_start(SimpleNamespace(address=""))
     paths = told["runtime_env"]["env_vars"]["PYTHONPATH"]
     assert paths.split(os.pathsep) == [str(tuner.ROOT), "/somewhere/else"]
