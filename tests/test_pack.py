@@ -33,19 +33,20 @@ WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (0.1, 0.2, 0.3, 0.4), (0.0, 0.5, 0.3, 0.2)]
 def members(objective: dict, training: TrainingConfig, name: str = "digits") -> list[Member]:
     """Three trainings that differ in all that a pack allows: seed, step size, weights, subspaces' sizes."""
     made = []
+    specs = DATASETS[name].modalities
+    names = [spec.name for spec in specs]
     for seed in range(3):
         torch.manual_seed(seed)
-        weights = {
-            "weights": WEIGHTS[seed],
-            "reconstruction_weights": {"mnist": 4 - seed, "svhn": 1, "text": 9},
-        }
-        own = ObjectiveConfig(beta=1 + seed, beta_style=2.5 - seed, **weights, **objective)
-        styles = {"mnist": seed, "svhn": 2, "text": 3 - seed}
-        config = ModelConfig(content_dim=4, style_dim=styles, width=0.05)
-        model = MultimodalVae(DATASETS[name].modalities, config, own)
-        rate = TrainingConfig(
-            epochs=training.epochs, batch_size=training.batch_size, learning_rate=1e-3 * (1 + seed)
+        own = ObjectiveConfig(
+            beta=1 + seed,
+            beta_style=2.5 - seed,
+            weights=(*WEIGHTS[seed][: len(specs)], sum(WEIGHTS[seed][len(specs) :])),
+            reconstruction_weights=dict(zip(names, (4 - seed, 1, 9), strict=False)),
+            **objective,
         )
+        styles = dict(zip(names, (seed, 2, 3 - seed), strict=False))
+        model = MultimodalVae(specs, ModelConfig(content_dim=4, style_dim=styles, width=0.05), own)
+        rate = replace(training, learning_rate=1e-3 * (1 + seed))
         made.append(Member(model, rate, seed))
     return made
 
@@ -153,15 +154,29 @@ def test_what_does_not_fit_together_is_refused():
         next(fit_pack([first, replace(second, model=wider)], pairs(), BATCH))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_on_a_gpu_recorded_steps_agree_up_to_the_rounding_of_its_convolutions(objective):
+def pack_agrees(objective: dict, name: str, device: str) -> None:
     training = TrainingConfig(epochs=1, batch_size=BATCH)
-    made = [members(objective, training)[::2] for _ in range(2)]
-    separate, packed = ([replace(one, model=one.model.cuda()) for one in each] for each in made)
-    data = pairs(device="cuda")
+    made = [members(objective, training, name)[::2] for _ in range(2)]
+    separate, packed = ([replace(one, model=one.model.to(device)) for one in each] for each in made)
+    data = pairs(name=name, device=device)
     expected = [next(fit(each.model, data, 20 * BATCH, each.training, each.seed)) for each in separate]
     (shown,) = fit_pack(packed, data, 20 * BATCH)
     for own, wanted in zip(shown, expected, strict=True):
         assert_close(own.losses, wanted.losses, rtol=5e-3, atol=0)
+
+
+def test_a_pack_of_residual_networks_trains_as_each_by_itself():
+    pack_agrees({}, "faces", "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_on_a_gpu_recorded_steps_agree_up_to_the_rounding_of_its_convolutions(objective):
+    pack_agrees(objective, "digits", "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_so_do_residual_networks():
+    pack_agrees({}, "faces", "cuda")
