@@ -99,7 +99,7 @@ class Trial:
     """Device-seconds that vanished with its processes, beyond `device_s`."""
 
     evaluation_share: float | None
-    """Of its time; None if it was not taken."""
+    """Of its device time; None if it was not taken."""
 
     objective_value: float | None
     samples: Path
@@ -118,7 +118,8 @@ class Trial:
     @classmethod
     def of(cls, row: Mapping[str, Any], folder: Path) -> "Trial":
         """The trial of a row of the table `trials` of the run in `folder`."""
-        objective, evaluation_s, wall_s = row["objective_value"], row["evaluation_s"], row["wall_s"]
+        objective, evaluation_s, device_s = row["objective_value"], row["evaluation_s"], row["device_s"]
+        is_timed = evaluation_s is not None and device_s  # in a pack the device's time is shared
         return cls(
             trial_id=row["trial_id"],
             replicate=row["replicate"],
@@ -126,9 +127,9 @@ class Trial:
             error=row["error"],
             epochs=row["epochs"],
             device=row["device"],
-            device_s=row["device_s"],
+            device_s=device_s,
             lost_s=row["lost_s"] or 0.0,
-            evaluation_share=evaluation_s / wall_s if evaluation_s is not None and wall_s else None,
+            evaluation_share=evaluation_s * row["workers"] / device_s if is_timed else None,
             objective_value=objective if objective is not None and isfinite(objective) else None,
             samples=folder / "samples" / row["trial_id"].rpartition("/")[2],
         )

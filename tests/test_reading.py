@@ -6,6 +6,8 @@ import pytest
 from analysis.findings import find
 from analysis.reading import ReportError, load
 from analysis.report import main, write_report
+from analysis.results import Trial
+from study import store
 from tests.synthetic import grid, study_json, write_study
 
 SIZES = grid(model__style_dim=(0, 16))
@@ -106,3 +108,13 @@ def test_runs_that_do_not_compare_are_refused_in_one_sentence(runs, tmp_path, ca
 def test_runs_of_one_name_go_by_their_paths(runs, tmp_path):
     copy = shutil.copytree(runs[0], tmp_path / "mmjsd")
     assert [run.label for run in load(runs[0], copy).runs] == [str(runs[0]), str(copy)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "device_s", "share"), [(1, 30.0, 0.4), (1, 15.0, 0.8), (2, 60.0, 0.4), (1, 0.0, None)]
+)
+def test_evaluation_is_a_share_of_a_trials_device_time(runs, workers, device_s, share):
+    """Of a trial that took 30 s, 12 of them to be evaluated: alone, in a pack of two, with two workers."""
+    row = store.ended_trials(runs[0])[0]
+    made = Trial.of({**row, "workers": workers, "device_s": device_s}, runs[0])
+    assert made.evaluation_share == (share if share is None else pytest.approx(share))
