@@ -6,9 +6,9 @@ of theirs, only where in the line they begin.
 Run:    python study/run.py --space faces --out runs/faces
 Source: Section 4.3 and Table 5 of https://arxiv.org/abs/2006.08242; the settings of the authors' job for
         CelebA at commit 29d925d, which has 32 dimensions in each subspace and beta 2.5.
-Cost:   16 trials with preset laptop took 11 min 17 s on 2 cores, drawing the faces and training their
-        classifiers included (26 November 2026). The best config reached a mean average precision of 0.549 by
-        the joint probe and of 0.302 from words to face, at a base rate of 0.267: enough to see the machinery,
+Cost:   16 trials with preset laptop took 12 min 16 s on 2 cores, drawing the faces and training their
+        classifiers included (27 November 2026). The best config reached a mean average precision of 0.549 by
+        the joint probe and of 0.307 from words to face, at a base rate of 0.267: enough to see the machinery,
         too little training for good faces, and no size of a subspace makes a difference that shows.
 """
 
