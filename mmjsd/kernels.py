@@ -119,7 +119,9 @@ def _run(
     if is_row:  # an image of one row
         x, weight = x[..., None, :], weight[..., None, :]
     all_sizes = zip((*sizes, output_padding or 0), (1, 0, 1, 0), strict=True)
-    stride, padding, dilation, more = (_of_image(size, of_row) for size, of_row in all_sizes)
+    stride, padding, dilation, more = (
+        _of_image(size, of_row if is_row else None) for size, of_row in all_sizes
+    )
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -130,11 +132,11 @@ def _run(
     return result.squeeze(-2) if is_row else result
 
 
-def _of_image(size: _Sizes, of_row: int) -> tuple[int, ...]:
-    """Height's and width's; a single number in a sequence is a row's width."""
-    if isinstance(size, int):
-        return (size, size)
-    return (of_row, *size) if len(size) == 1 else tuple(size)
+def _of_image(size: _Sizes, of_row: int | None) -> tuple[int, ...]:
+    """Height's and width's, where the former is what a row needs, or none is given."""
+    if of_row is not None:
+        return (of_row, size) if isinstance(size, int) else (of_row, *size)
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 class _Convolution(torch.autograd.Function):

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mmjsd import kernels
@@ -79,6 +80,20 @@ def test_under_autocast_they_compute_in_its_type():
     assert got.dtype == torch.bfloat16
     exact = torch.stack([one(own) for one, own in zip(together, x, strict=True)])
     assert_close(got.float(), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_sizes_may_be_given_once_for_all_axes(dims, is_transposed):
+    convolve = getattr(F, f"conv{'_transpose' * is_transposed}{dims}d")
+    x, weight = torch.rand(3, 2, 4, *[9] * dims), torch.rand(3, 4, 4, *[3] * dims)
+
+    def one(x, weight):
+        return convolve(x, weight, stride=2, padding=1)
+
+    with GpuKernels():
+        got = torch.vmap(one)(x, weight)
+    assert_close(got, torch.stack([one(*own) for own in zip(x, weight, strict=True)]))
 
 
 @pytest.mark.parametrize("num_groups", [1, 2])
