@@ -115,7 +115,7 @@ def _train(network: nn.Module, examples: Examples) -> None:
             rows = torch.multinomial(shares, plan.batch, replacement=True, generator=generator)
             loss = _loss(network(_tensor(values[rows].to(device))), labels[rows].to(device))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     network.eval()

@@ -50,37 +50,14 @@ class GpuKernels(TorchFunctionMode):
         return run(*args, **(kwargs or {}))
 
 
+_SIZES = ("stride", "padding", "dilation", "groups")
+_SIZES_TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
+"""Of torch's convolutions, the arguments after input, weight and bias, in order."""
+
+
 def stack_images(images: Sequence[Tensor]) -> Tensor:
     """On a new first axis, each `[batch, channel, height, width]` with its channels innermost."""
     return torch.stack([each.movedim(1, -1) for each in images]).movedim(-1, 2)
-
-
-_Sizes = Sequence[int] | int
-
-
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: _Sizes = 1,
-    padding: _Sizes = 0,
-    dilation: _Sizes = 1,
-    groups: int = 1,
-) -> Tensor:
-    return _run(x, weight, bias, (stride, padding, dilation), None, groups)
-
-
-def _convolve_transposed(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: _Sizes = 1,
-    padding: _Sizes = 0,
-    output_padding: _Sizes = 0,
-    groups: int = 1,
-    dilation: _Sizes = 1,
-) -> Tensor:
-    return _run(x, weight, bias, (stride, padding, dilation), output_padding, groups)
 
 
 def _normalise(
@@ -97,46 +74,40 @@ def _normalise(
     return torch.addcmul(bias, F.layer_norm(last, last.shape[1:], eps=eps), weight).movedim(-1, 1)
 
 
-_KERNELS: dict[Callable[..., Any], Callable[..., Tensor]] = {
-    F.group_norm: _normalise,
-    torch.conv1d: _convolve,
-    torch.conv2d: _convolve,
-    torch.conv_transpose1d: _convolve_transposed,
-    torch.conv_transpose2d: _convolve_transposed,
-}
-
-
-def _run(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    sizes: tuple[_Sizes, _Sizes, _Sizes],
-    output_padding: _Sizes | None,
-    groups: int,
+def _convolve(
+    order: Sequence[str], x: Tensor, weight: Tensor, bias: Tensor | None = None, *sizes: Any, **named: Any
 ) -> Tensor:
-    """`[batch, channel, ...]` of one model, as it is seen under `torch.vmap`."""
-    is_transposed, is_row = output_padding is not None, x.ndim == 3
+    """`[batch, channel, ...]` of one model, as it is seen under `torch.vmap`; `order` names the sizes."""
+    given = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
+    given |= dict(zip(order, sizes, strict=False)) | named
+    is_row = x.ndim == 3
     if is_row:  # an image of one row
         x, weight = x[..., None, :], weight[..., None, :]
-    all_sizes = zip((*sizes, output_padding or 0), (1, 0, 1, 0), strict=True)
-    stride, padding, dilation, more = (
-        _of_image(size, of_row if is_row else None) for size, of_row in all_sizes
+
+    def of_image(size: Sequence[int] | int, of_row: int) -> list[int]:
+        width = [size] * (1 if is_row else 2) if isinstance(size, int) else list(size)
+        return [of_row, *width] if is_row else width
+
+    shape = (
+        *(of_image(given["stride"], 1), of_image(given["padding"], 0), of_image(given["dilation"], 1)),
+        *("output_padding" in order, of_image(given["output_padding"], 0), given["groups"]),
     )
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    shape = (stride, padding, dilation, is_transposed, more, groups)
     result: Tensor = _Convolution.apply(x, weight, shape)
     if bias is not None:
         result = result + bias[:, None, None]
     return result.squeeze(-2) if is_row else result
 
 
-def _of_image(size: _Sizes, of_row: int | None) -> tuple[int, ...]:
-    """Height's and width's, where the former is what a row needs, or none is given."""
-    if of_row is not None:
-        return (of_row, size) if isinstance(size, int) else (of_row, *size)
-    return (size, size) if isinstance(size, int) else tuple(size)
+_KERNELS: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.group_norm: _normalise,
+    torch.conv1d: partial(_convolve, _SIZES),
+    torch.conv2d: partial(_convolve, _SIZES),
+    torch.conv_transpose1d: partial(_convolve, _SIZES_TRANSPOSED),
+    torch.conv_transpose2d: partial(_convolve, _SIZES_TRANSPOSED),
+}
 
 
 class _Convolution(torch.autograd.Function):
@@ -187,4 +158,4 @@ def _channels_last(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
-    return [torch.cuda.Stream(device) for _ in range(count)]  # type: ignore[no-untyped-call]
+    return [torch.cuda.Stream(device) for _ in range(count)]

@@ -321,7 +321,7 @@ class _Steps:
 
     def _take_aside(self) -> None:
         """On a stream of its own, as recording wants what comes before it."""
-        stream = torch.cuda.Stream(self._data.device)  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream(self._data.device)
         stream.wait_stream(torch.cuda.current_stream(self._data.device))
         with torch.cuda.stream(stream):
             self._take()

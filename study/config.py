@@ -290,7 +290,7 @@ class StudyConfig:
     """Processes that train one trial together, data-parallel."""
 
     gpus_per_worker: float | None = None
-    """GPUs, or the share of one, that each worker takes. None: 1 with a GPU or --address, else 0."""
+    """1, or the share of a GPU, that each worker takes; 0: CPUs. None: 1 with a GPU or --address, else 0."""
 
     max_concurrent: int | None = None
     """Trials at the same time. None: as many as the workers find room for."""

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import select
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -416,6 +417,13 @@ def _require_reachable(address: str) -> None:
         raise ValueError(f"no Ray cluster answers at {address} ({error}); check --address") from None
 
 
+def _is_unread(descriptor: int) -> bool:
+    """Whether it is a pipe whose reader has seen enough, as head has."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 if __name__ == "__main__":
     notes = logging.getLogger("study")
     notes.addHandler(logging.StreamHandler(sys.stdout))
@@ -424,7 +432,9 @@ if __name__ == "__main__":
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # as by | head: whoever reads has seen enough
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout.fileno()):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
