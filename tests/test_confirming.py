@@ -1,0 +1,77 @@
+"""The search serves a confirmation once it has ended: its best configs and the base, with fresh seeds."""
+
+import pytest
+
+from study.config import Study, TrialConfig
+from study.search import Search
+from tests.test_search import end, optuna_trials, run, study
+
+
+def confirming(out, **changes) -> Study:
+    """Six configs of which the base config, beta 2.5 and four dimensions, is none."""
+    return study(out, confirm=2, confirm_replicates=3, **changes)
+
+
+def test_the_best_configs_and_the_base_are_confirmed_with_fresh_seeds(tmp_path):
+    search = Search(confirming(tmp_path))
+    assert search.num_missing == 12 + 3 * 3
+    served = run(search)  # the larger beta, the better
+    first, fresh = served[:12], served[12:]
+    assert {trial.phase for trial in first} == {"search"}
+    assert {trial.phase for trial in fresh} == {"confirm"}
+    assert [trial.params for trial in fresh[::3]] == [
+        {"model.style_dim": 4, "objective.beta": 2.5},
+        *sorted(
+            ({"model.style_dim": size, "objective.beta": 4.0} for size in (0, 2)),
+            key=lambda params: TrialConfig().with_fields(params).config_hash(),
+        ),
+    ]
+    assert fresh[0].config_hash == TrialConfig().config_hash()
+    assert {trial.replicate for trial in fresh} == {1000, 1001, 1002}
+    assert len({trial.config.seed for trial in served}) == 21
+    assert len(optuna_trials(tmp_path)) == 6
+    assert (search.num_missing, search.is_waiting) == (0, False)
+
+
+def test_a_confirmation_waits_for_the_search_to_end(tmp_path):
+    search = Search(confirming(tmp_path))
+    *_, last = (search.next() for _ in range(12))
+    assert (search.next(), search.is_waiting) == (None, True)
+    search = Search(confirming(tmp_path))
+    run(search, limit=11)
+    last = search.next()
+    assert (search.next(), search.is_waiting, search.num_missing) == (None, True, 10)
+    assert not search.reported(last, 1, 0.5)
+    end(search, last, 0.5)
+    fresh = search.next()
+    assert not search.is_waiting
+    assert fresh.phase == "confirm"
+    assert not search.reported(fresh, 1, 0.0)
+    assert not search.is_stopped(fresh)
+
+
+@pytest.mark.parametrize("ended", [3, 12, 13, 20])
+def test_a_confirmation_goes_on_where_it_was_killed(tmp_path, ended):
+    whole = [trial.trial_id for trial in run(Search(confirming(tmp_path / "whole")))]
+    before = run(Search(confirming(tmp_path / "killed")), limit=ended)
+    resumed = Search(confirming(tmp_path / "killed"))
+    assert resumed.num_missing == 21 - ended
+    after = run(resumed)
+    assert [trial.trial_id for trial in (*before, *after)] == whole
+    assert Search(confirming(tmp_path / "killed")).num_missing == 0
+
+
+def test_a_finished_study_is_confirmed_afterwards(tmp_path):
+    run(Search(study(tmp_path)))
+    assert len(run(Search(confirming(tmp_path)))) == 9
+
+
+def test_configs_that_did_not_complete_are_not_confirmed(tmp_path):
+    def value(trial):
+        return None if trial.config.objective.beta > 1 else 0.5
+
+    served = run(Search(confirming(tmp_path, trials=5)), value)
+    fresh = [trial for trial in served if trial.phase == "confirm"]
+    assert {trial.params["objective.beta"] for trial in fresh} == {1.0, 2.5}
+    assert len(fresh) == 9
+    assert run(Search(confirming(tmp_path / "none")), lambda trial: None)[-1].phase == "search"
