@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -225,15 +226,17 @@ class _Steps:
         if workers.size > 1:
             self._loss_of = DistributedDataParallel(self._loss_of)
         on_gpu = data.device.type == "cuda"
-        self._optimizers = [
-            torch.optim.Adam(
-                member.model.parameters(), member.training.learning_rate, fused=True, capturable=on_gpu
-            )
-            for member in members
-        ]
+        by_rate: dict[float, list[Tensor]] = defaultdict(list)
+        for member in members:
+            by_rate[member.training.learning_rate] += member.model.parameters()
+        self._optimizers = {  # one kernel steps all members of a rate; one each would leave a GPU half idle
+            rate: torch.optim.Adam(parameters, rate, fused=True, capturable=on_gpu)
+            for rate, parameters in by_rate.items()
+        }
         self._generators = [torch.Generator(data.device).manual_seed(member.seed) for member in members]
-        for member, optimizer, generator in zip(members, self._optimizers, self._generators, strict=True):
+        for member, generator in zip(members, self._generators, strict=True):
             if member.resume is not None:
+                optimizer = self._optimizers[member.training.learning_rate]
                 _restore(optimizer, list(member.model.parameters()), generator, member.resume)
         self._resumed = [member.resume for member in members if member.resume and member.resume.step]
         self._at_start: list[Tensor] = []
@@ -288,8 +291,8 @@ class _Steps:
 
     def capture(self) -> Iterator[dict[str, Tensor]]:
         """Of each member, what its next epoch depends on besides its parameters."""
-        each = zip(self._members, self._optimizers, self._generators, strict=True)
-        for member, optimizer, generator in each:
+        for member, generator in zip(self._members, self._generators, strict=True):
+            optimizer = self._optimizers[member.training.learning_rate]
             tensors = {"generator": generator.get_state()}
             for index, parameter in enumerate(member.model.parameters()):
                 for name, value in optimizer.state[parameter].items():
@@ -309,13 +312,13 @@ class _Steps:
             draw(member.model, self._batch_size, generator).rows(rows)
             for member, generator in zip(self._members, self._generators, strict=True)
         ]
-        for optimizer in self._optimizers:
+        for optimizer in self._optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         losses = self._loss_of(batch.x, Draws.concatenate(draws), batch.present)
         losses.sum().backward()
         if self._pack is not None:
             self._pack.hand_out_gradients()
-        at_once(self._data.device, [optimizer.step for optimizer in self._optimizers])
+        at_once(self._data.device, [optimizer.step for optimizer in self._optimizers.values()])
         self._losses.index_copy_(0, self._step, losses.detach().to(self._losses.dtype)[None])
         self._step += 1
 

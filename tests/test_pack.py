@@ -31,7 +31,7 @@ WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (0.1, 0.2, 0.3, 0.4), (0.0, 0.5, 0.3, 0.2)]
 
 
 def members(objective: dict, training: TrainingConfig, name: str = "digits") -> list[Member]:
-    """Three trainings that differ in all that a pack allows: seed, step size, weights, subspaces' sizes."""
+    """Three trainings that differ in seed, weights and subspaces' sizes; the second in its step size, too."""
     made = []
     specs = DATASETS[name].modalities
     names = [spec.name for spec in specs]
@@ -46,14 +46,16 @@ def members(objective: dict, training: TrainingConfig, name: str = "digits") -> 
         )
         styles = dict(zip(names, (seed, 2, 3 - seed), strict=False))
         model = MultimodalVae(specs, ModelConfig(content_dim=4, style_dim=styles, width=0.05), own)
-        rate = replace(training, learning_rate=1e-3 * (1 + seed))
+        rate = replace(training, learning_rate=1e-3 * (1 + seed % 2))
         made.append(Member(model, rate, seed))
     return made
 
 
-def agree(objective: dict, tolerance: float, missing: float, of_parameters: float | None = None) -> None:
+def agree(
+    objective: dict, count: int, tolerance: float, missing: float, of_parameters: float | None = None
+) -> None:
     training = TrainingConfig(epochs=1, batch_size=BATCH)
-    separate, packed = members(objective, training)[::2], members(objective, training)[::2]
+    separate, packed = (members(objective, training)[-count:] for _ in range(2))
     data = pairs(missing)
     expected = [next(fit(each.model, data, STEPS * BATCH, each.training, each.seed)) for each in separate]
     (shown,) = fit_pack(packed, data, STEPS * BATCH)
@@ -69,7 +71,7 @@ def agree(objective: dict, tolerance: float, missing: float, of_parameters: floa
 def test_a_pack_gives_the_numbers_of_separate_trainings(objective):
     torch.set_default_dtype(torch.float64)
     try:
-        agree(objective, 1e-10, missing=0.3)
+        agree(objective, 3, 1e-10, missing=0.3)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -78,8 +80,8 @@ def test_a_pack_gives_the_numbers_of_separate_trainings(objective):
 def test_in_float32_they_agree_as_far_as_rounding_lets_them(name):
     # Adam's first steps have the size of the step size, whatever a gradient that should be zero is.
     # Importance weights of samples that differ by thousands of nats know their ratio to a part in a thousand.
-    losses, parameters = (5e-4, 0.05) if name == "mmvae-importance-weighted" else (1e-5, 2e-3)
-    agree(OBJECTIVES[name], losses, missing=0.0, of_parameters=parameters)
+    losses, parameters = (5e-4, 0.05) if name == "mmvae-importance-weighted" else (1e-5, 4e-3)
+    agree(OBJECTIVES[name], 2, losses, missing=0.0, of_parameters=parameters)
 
 
 WARNED = pytest.mark.parametrize("is_warned", [False, True], ids=["after an epoch", "within an epoch"])
@@ -156,7 +158,7 @@ def test_what_does_not_fit_together_is_refused():
 
 def pack_agrees(objective: dict, name: str, device: str) -> None:
     training = TrainingConfig(epochs=1, batch_size=BATCH)
-    made = [members(objective, training, name)[::2] for _ in range(2)]
+    made = [members(objective, training, name)[:2] for _ in range(2)]
     separate, packed = ([replace(one, model=one.model.to(device)) for one in each] for each in made)
     data = pairs(name=name, device=device)
     expected = [next(fit(each.model, data, 20 * BATCH, each.training, each.seed)) for each in separate]
