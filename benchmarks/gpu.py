@@ -1,6 +1,7 @@
 """How fast a GPU trains: one trial, packs of replicates, and as many processes, by the paper's networks.
 
-Run:    python benchmarks/gpu.py --out benchmarks/gpu.json      (minutes; needs no Ray)
+Run:    python benchmarks/gpu.py                     (minutes, on a machine with a GPU; needs no Ray)
+        python benchmarks/gpu.py --draw              (anywhere: table and figure of what was measured)
 
 `eager` is a plain training loop as the authors' code has it: float32, channels first, kernels launched one by
 one, the loss read after each step. All else is `mmjsd.train.fit_pack`, whose steps are CUDA graphs. Images
@@ -13,10 +14,12 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from mmjsd.batches import Pairs
@@ -29,51 +32,105 @@ from mmjsd.train import DivergedError, Member, fit_pack
 BATCH = 256
 PACKS = (1, 2, 4, 8, 16, 32, 64)
 PROCESSES = (4, 16)
-BATCHES = (32, 64, 256, 1024, 4096)
+BATCHES = (32, 64, 1024, 4096)
+OBJECTIVES = ("mvae", "mmvae", "mopoe", "mvtcae")
 SPECS = DATASETS["digits"].modalities
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Measure and store."""
+    """Measure and store, or draw what was stored."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "gpu.json")
+    parser.add_argument("--draw", action="store_true", help="write the figure beside --out, print the table")
+    arguments = parser.parse_args()
+    if arguments.draw:
+        show(arguments.out)
+        return
     if not torch.cuda.is_available():
         parser.error("expected a CUDA device, found none; run this on a machine with a GPU")
-    found: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    for name, value in measure():
-        found[name] = value
-        sys.stdout.write(f"{name:50} {value:,.1f}\n")
-        out.write_text(json.dumps(found, indent=2) + "\n")
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "rows": [],
+    }
+    for row in measure():
+        found["rows"].append(row)
+        sys.stdout.write(json.dumps(row) + "\n")
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def measure() -> Iterator[tuple[str, float]]:
-    """Samples a second of everything, and gigabytes of memory, by name."""
+def measure() -> Iterator[dict[str, Any]]:
+    """What trains how, samples a second of all members together, and the peak of memory."""
     data = noise()
-    yield "eager float32, batch 256", eager(data)
+    yield _row("eager", 1, BATCH, "float32", eager(data))
     for size in PACKS:
-        yield from named(f"pack of {size} bfloat16, batch 256", data, size, BATCH, "bfloat16")
+        yield _row("pack", size, BATCH, "bfloat16", *packed(data, size, BATCH, "bfloat16"))
     for count in PROCESSES:
-        yield f"{count} processes bfloat16, batch 256: samples/s", in_processes(count)
-    for size in (4, 16):
-        yield from named(f"pack of {size} float32, batch 256", data, size, BATCH, "float32")
-        yield from named(f"pack of {size} bfloat16, batch 32", data, size, 32, "bfloat16")
-    for precision in ("float32", "bfloat16"):
+        yield _row("processes", count, BATCH, "bfloat16", in_processes(count))
+    for size in (1, 4, 16):
+        yield _row("pack", size, BATCH, "float32", *packed(data, size, BATCH, "float32"))
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    for precision in precisions:
         for batch in BATCHES:
-            yield from named(f"one trial {precision}, batch {batch}", data, 1, batch, precision)
-    for name in ("mvae", "mmvae", "mopoe", "mvtcae"):
-        yield from named(
-            f"pack of 4 {name}, batch 256", data, 4, BATCH, "bfloat16", ObjectiveConfig(name=name)
-        )
+            yield _row("pack", 1, batch, precision, *packed(data, 1, batch, precision))
+    for size in (4, 16):
+        yield _row("pack", size, 32, "bfloat16", *packed(data, size, 32, "bfloat16"))
+    for name in OBJECTIVES:
+        found = packed(data, 4, BATCH, "bfloat16", ObjectiveConfig(name=name))
+        yield _row("pack", 4, BATCH, "bfloat16", *found, objective=name)
 
 
-def named(what: str, *arguments: Any) -> Iterator[tuple[str, float]]:
-    """What `packed` finds, by name."""
-    rate, memory = packed(*arguments)
-    yield f"{what}: samples/s", rate
-    yield f"{what}: GiB", memory
+def _row(
+    how: str,
+    trials: int,
+    batch: int,
+    precision: Precision,
+    rate: float,
+    memory: float | None = None,
+    objective: str = "mmjsd",
+) -> dict[str, Any]:
+    return {
+        "how": how,
+        "trials": trials,
+        "batch": batch,
+        "precision": precision,
+        "objective": objective,
+        "samples_per_s": round(rate),
+        "GiB": None if memory is None else round(memory, 2),
+    }
+
+
+def show(stored: Path) -> None:
+    """Print the table of what was measured, and draw samples a second against the number of trials."""
+    from matplotlib.ticker import FuncFormatter
+
+    from analysis.drawing import PALETTE, save
+
+    found = json.loads(stored.read_text())
+    rows = pd.DataFrame(found["rows"])
+    alike = rows[(rows.batch == BATCH) & (rows.objective == "mmjsd")]
+    one = alike[(alike.how == "pack") & (alike.trials == 1) & (alike.precision == "bfloat16")]
+    rows["x one"] = (rows.samples_per_s / int(one.samples_per_s.iloc[0])).round(2)
+    sys.stdout.write(rows.to_string(index=False, na_rep="") + "\n")
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for colour, (name, group) in zip(PALETTE, alike.groupby(["how", "precision"]), strict=False):
+            axes.plot(group.trials, group.samples_per_s, "o-", color=colour, label=", ".join(name))
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel(f"trials at a time, batches of {BATCH} each")
+        axes.set_ylabel("samples a second, all together")
+        axes.legend()
+
+    drawn = save("gpu", "Trials on one GPU", "", 3.4, paint)
+    stored.with_suffix(".svg").write_text(drawn.svg, encoding="utf-8")
 
 
 def packed(
