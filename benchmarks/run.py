@@ -12,6 +12,9 @@ digits, whose shapes are those of MNIST-SVHN-Text:
                   step's floating-point operations at the rate of a large matrix product
     epoch         whole epochs, pairs drawn and batches made, against bare steps
     sizes         the cost of a sample by batch, content and style sizes
+    packs         several trials trained as one against each alone, at the paper's sizes and at those of the
+                  preset laptop; one thread, as trials have where there are enough of them
+    precision     bfloat16 against float32
     memory        the peak of a training's process, and of what two that share a data set hold twice
     concurrency   two trainings of one thread at a time, and one of two, against one of one
     trials        the time between two trials of a study, in one reused process and under Ray Train
@@ -35,9 +38,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import torch
@@ -46,12 +50,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmjsd import data as datasets
 from mmjsd.batches import Pairs
-from mmjsd.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mmjsd.config import ModelConfig, ObjectiveConfig, Precision, TrainingConfig
 from mmjsd.data import ALPHABET
 from mmjsd.model import MultimodalVae
 from mmjsd.networks import LAPLACE_SCALE
 from mmjsd.objective import draw, elbo
-from mmjsd.train import fit
+from mmjsd.train import Member, fit, fit_pack
 from study import store
 from study.tuner import ALLOCATOR
 
@@ -67,7 +71,9 @@ Figures = dict[str, float]
 
 def main() -> None:
     """The command line."""
-    sections = {each.__name__: each for each in (step, epoch, sizes, memory, concurrency, trials)}
+    sections = {
+        each.__name__: each for each in (step, epoch, sizes, packs, precision, memory, concurrency, trials)
+    }
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -153,6 +159,55 @@ def sizes() -> Figures:
         for name, cost in each.items()
         if name != "batch 256"
     }
+
+
+def packs() -> Figures:
+    """Samples a second of a pack's trials together, those of one trial alone being 1; one thread."""
+    torch.set_num_threads(1)
+    data = Pairs(datasets.load("digits").splits["train"])
+    figures = {}
+    for name, config, size in (("paper", PAPER, BATCH), ("laptop", replace(PAPER, width=0.25), 32)):
+        training = TrainingConfig(epochs=1_000_000, batch_size=size)
+        styles = {f"{count}": [4] * count for count in (1, 2, 4, 8)} | {"4 of other subspaces": [0, 1, 4, 16]}
+        runs = {
+            which: fit_pack(
+                [
+                    Member(build(replace(config, style_dim=style)), training, seed)
+                    for seed, style in enumerate(sizes)
+                ],
+                data,
+                STEPS * size,
+            )
+            for which, sizes in styles.items()
+        }
+        seconds = in_turns({which: partial(next, run) for which, run in runs.items()}, 1)
+        each = {which: seconds[which] / len(sizes) for which, sizes in styles.items()}
+        for which in [*styles][1:]:
+            figures[f"pack of {which}, {name} sizes; one alone = 1"] = each["1"] / each[which]
+    return figures
+
+
+def precision() -> Figures:
+    """Samples a second in bfloat16, those in float32 being 1."""
+    data = Pairs(datasets.load("digits").splits["train"])
+    figures = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for name, config, size in (("paper", PAPER, BATCH), ("laptop", replace(PAPER, width=0.25), 32)):
+            runs = {
+                kind: fit(
+                    build(config),
+                    data,
+                    STEPS * size,
+                    TrainingConfig(epochs=1_000_000, batch_size=size, precision=kind),
+                    seed=0,
+                )
+                for kind in get_args(Precision)
+            }
+            seconds = in_turns({kind: partial(next, run) for kind, run in runs.items()}, 1)
+            gain = seconds["float32"] / seconds["bfloat16"]
+            figures[f"bfloat16, {name} sizes, {threads} threads; float32 = 1"] = gain
+    return figures
 
 
 def memory() -> Figures:

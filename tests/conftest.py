@@ -39,6 +39,13 @@ TINY_SCALE = 0.5
 
 TinyModel = Callable[..., MultimodalVae]
 
+LONGEST = ("test_study", "test_pack", "test_report", "test_metrics")
+"""Files that take longest. They are handed out first, so that none runs by itself at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @st.composite
 def weighted_experts(draw: st.DrawFn, min_experts: int = 1) -> tuple[Gaussian, Tensor]:
