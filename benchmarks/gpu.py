@@ -196,7 +196,7 @@ def in_processes(count: int) -> float:
 def _one(ready: Any, rates: Any) -> None:
     data = noise()
     packed(data, 1, BATCH, "bfloat16", seconds=0.1)
-    ready.wait(timeout=60)
+    ready.wait(timeout=300)
     rates.append(packed(data, 1, BATCH, "bfloat16", seconds=3.0)[0])
 
 
