@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from mmjsd.batches import Pairs
@@ -105,7 +104,11 @@ def _row(
 
 
 def show(stored: Path) -> None:
-    """Print the table of what was measured, and draw samples a second against the number of trials."""
+    """Print the table of what was measured, and draw samples a second against the number of trials.
+
+    What it imports, measuring does without.
+    """
+    import pandas as pd
     from matplotlib.ticker import FuncFormatter
 
     from analysis.drawing import PALETTE, save

@@ -57,12 +57,18 @@ from mmjsd.networks import LAPLACE_SCALE
 from mmjsd.objective import draw, elbo
 from mmjsd.train import Member, fit, fit_pack
 from study import store
+from study.config import PRESETS
 from study.tuner import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, ROUNDS, STEPS = 256, 7, 4
 PAPER = ModelConfig(content_dim=20, style_dim=4)
 SHARED = ModelConfig(content_dim=20, style_dim=0)
+LAPTOP = PRESETS["laptop"]
+SIZES = {
+    "paper": (PAPER, BATCH),
+    "laptop": (replace(PAPER, width=LAPTOP["model.width"]), LAPTOP["training.batch_size"]),
+}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 Step = Callable[[], object]
@@ -166,24 +172,24 @@ def packs() -> Figures:
     torch.set_num_threads(1)
     data = Pairs(datasets.load("digits").splits["train"])
     figures = {}
-    for name, config, size in (("paper", PAPER, BATCH), ("laptop", replace(PAPER, width=0.25), 32)):
+    for name, (config, size) in SIZES.items():
         training = TrainingConfig(epochs=1_000_000, batch_size=size)
         styles = {f"{count}": [4] * count for count in (1, 2, 4, 8)} | {"4 of other subspaces": [0, 1, 4, 16]}
         runs = {
             which: fit_pack(
                 [
                     Member(build(replace(config, style_dim=style)), training, seed)
-                    for seed, style in enumerate(sizes)
+                    for seed, style in enumerate(each)
                 ],
                 data,
                 STEPS * size,
             )
-            for which, sizes in styles.items()
+            for which, each in styles.items()
         }
         seconds = in_turns({which: partial(next, run) for which, run in runs.items()}, 1)
-        each = {which: seconds[which] / len(sizes) for which, sizes in styles.items()}
+        costs = {which: seconds[which] / len(each) for which, each in styles.items()}
         for which in [*styles][1:]:
-            figures[f"pack of {which}, {name} sizes; one alone = 1"] = each["1"] / each[which]
+            figures[f"pack of {which}, {name} sizes; one alone = 1"] = costs["1"] / costs[which]
     return figures
 
 
@@ -193,7 +199,7 @@ def precision() -> Figures:
     figures = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        for name, config, size in (("paper", PAPER, BATCH), ("laptop", replace(PAPER, width=0.25), 32)):
+        for name, (config, size) in SIZES.items():
             runs = {
                 kind: fit(
                     build(config),

@@ -141,6 +141,18 @@ def test_one_that_diverges_leaves_the_others_alone():
         assert_close(own.losses, wanted.losses)
 
 
+def test_nor_does_one_that_shares_an_optimiser_with_others():
+    training = TrainingConfig(epochs=3, batch_size=BATCH)
+    healthy = [epochs[0] for epochs in fit_pack(members({}, training)[::2], pairs(), 5 * BATCH)]
+    first, broken = members({}, training)[::2]
+    assert first.training.learning_rate == broken.training.learning_rate
+    torch.nn.init.constant_(next(broken.model.parameters()), torch.nan)
+    shown = list(fit_pack([first, broken], pairs(), 5 * BATCH))
+    assert all(isinstance(other, DivergedError) for _, other in shown)
+    for (own, _), wanted in zip(shown, healthy, strict=True):
+        assert_close(own.losses, wanted.losses)
+
+
 def test_what_does_not_fit_together_is_refused():
     training = TrainingConfig(epochs=1, batch_size=BATCH)
     first, second, _ = members({}, training)
