@@ -33,6 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAINING_SAMPLES = 50_000
 """The training in whose units an evaluation is told."""
 
+PROCESS = {**ALLOCATOR, "OMP_NUM_THREADS": "1"}
+"""What a trial of one core has in its environment. Without the number of threads k-means takes all cores."""
+
 BATCH_SIZES = (256, 32)
 EVALUATION = EvaluationConfig(num_samples=2_000, probe_samples=2_000, importance_samples=12)
 PARTS = (
@@ -51,8 +54,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of training and evaluating in turns")
     parser.add_argument("--samples", type=int, default=10_000, help="trained on in each round")
     arguments = parser.parse_args()
-    if not ALLOCATOR.items() <= os.environ.items():  # read as a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    if not PROCESS.items() <= os.environ.items():  # read as a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **PROCESS})
     torch.set_num_threads(1)
     data = datasets.load("digits")
     classifiers, train = load_classifiers(data), Pairs(data.splits["train"])

@@ -1,4 +1,4 @@
-"""Several models of equal shape, trained as one: their parameters stacked, their networks side by side."""
+"""Several models of equal shape, trained as one: networks side by side, small ones on stacked parameters."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from mmjsd.config import ModelConfig, ObjectiveConfig, require
 from mmjsd.kernels import GpuKernels, stack_images
 from mmjsd.model import MultimodalVae
+
+_SMALL = 2_000_000
+"""Weights times rows of a batch, up to which a CPU spends more time on calling layers than in them."""
 
 _SHARED = ("name", "fusion", "dynamic_prior", "prior_samples", "importance_samples")
 
@@ -39,7 +42,7 @@ class Pack(MultimodalVae):
     depends on another's parameters: gradients are those of separate trainings. Weights of the objective may
     differ between the models; they are then one value a row. So may the subspaces' sizes: a smaller one is
     filled up with dimensions that lie as the prior does, of which no divergence and no decoder knows.
-    The models keep their own parameters, which now lie in the pack's storage: a step of the pack changes
+    The models keep their own parameters, which may now lie in the pack's storage: a step of the pack changes
     them, and they can be evaluated and saved.
 
     Args:
@@ -72,11 +75,15 @@ class Pack(MultimodalVae):
         self._networks: dict[str, _Network] = {}
         for name in self.modalities:
             styles = [member.style_dims[name] for member in members]
-            self._networks[f"encoders.{name}"] = _Stacked(_each(members, f"encoders.{name}"))
+            self._networks[f"encoders.{name}"] = _networks(_each(members, f"encoders.{name}"), batch_size)
             heads, decoders = (_each(members, f"{part}.{name}") for part in ("heads", "decoders"))
             is_even = min(styles) == max(styles)
-            self._networks[f"heads.{name}"] = _Stacked(heads) if is_even else _Heads(heads, styles)
-            self._networks[f"decoders.{name}"] = _Stacked(decoders) if is_even else _Decoders(decoders)
+            self._networks[f"heads.{name}"] = (
+                _networks(heads, batch_size) if is_even else _Heads(heads, styles)
+            )
+            self._networks[f"decoders.{name}"] = (
+                _networks(decoders, batch_size) if is_even else _Decoders(decoders, batch_size)
+            )
 
     @property
     def device(self) -> torch.device:
@@ -148,6 +155,16 @@ class _Stacked(_Network):
         return result
 
 
+class _Apart(_Network):
+    """Modules run one after the other, which their gradients reach without help."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._modules = modules
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.stack([module(own) for module, own in zip(self._modules, x, strict=True)])
+
+
 class _Heads(_Network):
     """Linear maps to the parameters of content and subspaces of different sizes.
 
@@ -174,15 +191,22 @@ class _Heads(_Network):
 class _Decoders(_Network):
     """Decoders of latents of different sizes: each first layer sees the dimensions that it has, no more."""
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], batch_size: int) -> None:
         sequences = [cast(nn.Sequential, module) for module in modules]
         self._first = [cast(nn.Linear, sequence[0]) for sequence in sequences]
-        self._rest = _Stacked([sequence[1:] for sequence in sequences])
+        self._rest = _networks([sequence[1:] for sequence in sequences], batch_size)
         self.parts = (self._rest,)
 
     def __call__(self, x: Tensor) -> Tensor:
         firsts = [layer(own[..., : layer.in_features]) for layer, own in zip(self._first, x, strict=True)]
         return self._rest(torch.stack(firsts))
+
+
+def _networks(modules: Sequence[nn.Module], batch_size: int) -> _Network:
+    """Modules of one shape, run as is fastest: by one call, unless they keep a CPU busy one by one."""
+    weights = [*modules[0].parameters()]
+    is_small = batch_size * sum(weight.numel() for weight in weights) <= _SMALL
+    return _Stacked(modules) if weights[0].is_cuda or is_small else _Apart(modules)
 
 
 def _each(members: Sequence[nn.Module], path: str) -> list[nn.Module]:

@@ -16,6 +16,7 @@ from mmjsd.networks import (
     OneHot,
     Width,
     _Doubling,
+    _DoublingImage,
     _FirstPlaces,
     _FromOne,
     _Halving,
@@ -192,12 +193,13 @@ def is_what_torch_computes(layer, x, rng):
     assert_close(*[torch.autograd.grad((each * weights).sum(), leaves) for each in (found, expected)])
 
 
+@pytest.mark.parametrize("kind", [_DoublingImage, _ToPixels])
 @given(st.tuples(*[st.integers(1, 4)] * 5), st.integers(0, 2**32 - 1))
-def test_to_pixels_is_the_transposed_convolution_with_its_gradients(shape, seed):
+def test_an_image_is_doubled_as_by_the_transposed_convolution_with_its_gradients(kind, shape, seed):
     batch, inputs, outputs, height, width = shape
     rng = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, inputs, height, width, generator=rng, dtype=torch.float64)
-    is_what_torch_computes(_ToPixels(inputs, outputs).double(), x, rng)
+    is_what_torch_computes(kind(inputs, outputs).double(), x, rng)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from mmjsd import pack
 from mmjsd.config import ModelConfig, ObjectiveConfig, TrainingConfig
 from mmjsd.data import DATASETS
 from mmjsd.model import MultimodalVae
@@ -74,6 +75,24 @@ def test_a_pack_gives_the_numbers_of_separate_trainings(objective):
         agree(objective, 3, 1e-10, missing=0.3)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_so_does_a_pack_whose_networks_run_one_by_one(monkeypatch):
+    monkeypatch.setattr(pack, "_SMALL", 0)
+    test_a_pack_gives_the_numbers_of_separate_trainings({})
+
+
+def test_on_a_cpu_small_networks_are_stacked_and_wide_ones_run_one_by_one():
+    specs = DATASETS["digits"].modalities
+    models = [MultimodalVae(specs, ModelConfig(width=0.25), ObjectiveConfig()) for _ in range(2)]
+    pack.Pack(models, batch_size=32)
+
+    def is_stacked(network: str) -> bool:
+        weights = [next(model.get_submodule(network).parameters()) for model in models]
+        return len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
+
+    assert is_stacked("decoders.svhn")  # 15,563 weights x 32 rows
+    assert not is_stacked("decoders.mnist")  # 81,684 weights x 32 rows
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
