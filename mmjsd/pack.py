@@ -75,14 +75,14 @@ class Pack(MultimodalVae):
         self._networks: dict[str, _Network] = {}
         for name in self.modalities:
             styles = [member.style_dims[name] for member in members]
-            self._networks[f"encoders.{name}"] = _networks(_each(members, f"encoders.{name}"), batch_size)
+            self._networks[f"encoders.{name}"] = _side_by_side(_each(members, f"encoders.{name}"), batch_size)
             heads, decoders = (_each(members, f"{part}.{name}") for part in ("heads", "decoders"))
             is_even = min(styles) == max(styles)
             self._networks[f"heads.{name}"] = (
-                _networks(heads, batch_size) if is_even else _Heads(heads, styles)
+                _side_by_side(heads, batch_size) if is_even else _Heads(heads, styles)
             )
             self._networks[f"decoders.{name}"] = (
-                _networks(decoders, batch_size) if is_even else _Decoders(decoders, batch_size)
+                _side_by_side(decoders, batch_size) if is_even else _Decoders(decoders, batch_size)
             )
 
     @property
@@ -194,7 +194,7 @@ class _Decoders(_Network):
     def __init__(self, modules: Sequence[nn.Module], batch_size: int) -> None:
         sequences = [cast(nn.Sequential, module) for module in modules]
         self._first = [cast(nn.Linear, sequence[0]) for sequence in sequences]
-        self._rest = _networks([sequence[1:] for sequence in sequences], batch_size)
+        self._rest = _side_by_side([sequence[1:] for sequence in sequences], batch_size)
         self.parts = (self._rest,)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class _Decoders(_Network):
         return self._rest(torch.stack(firsts))
 
 
-def _networks(modules: Sequence[nn.Module], batch_size: int) -> _Network:
+def _side_by_side(modules: Sequence[nn.Module], batch_size: int) -> _Network:
     """Modules of one shape, run as is fastest: by one call, unless they keep a CPU busy one by one."""
     weights = [*modules[0].parameters()]
     is_small = batch_size * sum(weight.numel() for weight in weights) <= _SMALL
