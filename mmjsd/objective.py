@@ -258,14 +258,15 @@ def _importance_weighted(
         likelihood = model.decode(content.flatten(0, 1), {name: style.flatten(0, 1)})[name]
         repeated = x[name].expand(samples, *x[name].shape).flatten(0, 1)
         nll = -likelihood.log_prob(repeated).reshape(samples, batch)
-        log_ratio = own.style.log_prob(style) - standard_like(own.style).log_prob(style)
+        exact = style.double()  # a digit lost among thousands of nats is a part in a thousand of a weight
+        log_ratio = own.style.log_prob(exact) - standard_like(own.style).log_prob(exact)
         style_weight = objective.beta * objective.beta_style * objective.style_weights[name]
         own_loss = objective.reconstruction_weights[name] * nll + style_weight * log_ratio
         here = None if present is None else present.get(name)
         log_weights = log_weights - _where(here, own_loss)
         reconstruction[name] = _where(here, nll).mean(0)
-        style_divergence[name] = _where(here, log_ratio).mean(0)
-    loss = log(samples) - torch.logsumexp(log_weights, dim=0)
+        style_divergence[name] = _where(here, log_ratio).mean(0).to(divergence.dtype)
+    loss = (log(samples) - torch.logsumexp(log_weights, dim=0)).to(divergence.dtype)
     return Terms(loss, reconstruction, divergence.mean(0), style_divergence)
 
 

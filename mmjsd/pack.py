@@ -72,17 +72,19 @@ class Pack(MultimodalVae):
         self.members = tuple(members)  # a tuple: their parameters are not the pack's own
         self.objective = _objective_by_row([member.objective for member in members], batch_size, first.device)
         self._batch_size = batch_size
+        # Each draw of an importance-weighted bound has rows, too, and its weights amplify what layers round.
+        limit = _SMALL // batch_size if first.objective.importance_samples is None else 0
         self._networks: dict[str, _Network] = {}
         for name in self.modalities:
             styles = [member.style_dims[name] for member in members]
-            self._networks[f"encoders.{name}"] = _side_by_side(_each(members, f"encoders.{name}"), batch_size)
+            self._networks[f"encoders.{name}"] = _side_by_side(_each(members, f"encoders.{name}"), limit)
             heads, decoders = (_each(members, f"{part}.{name}") for part in ("heads", "decoders"))
             is_even = min(styles) == max(styles)
             self._networks[f"heads.{name}"] = (
-                _side_by_side(heads, batch_size) if is_even else _Heads(heads, styles)
+                _side_by_side(heads, limit) if is_even else _Heads(heads, styles)
             )
             self._networks[f"decoders.{name}"] = (
-                _side_by_side(decoders, batch_size) if is_even else _Decoders(decoders, batch_size)
+                _side_by_side(decoders, limit) if is_even else _Decoders(decoders, limit)
             )
 
     @property
@@ -191,10 +193,10 @@ class _Heads(_Network):
 class _Decoders(_Network):
     """Decoders of latents of different sizes: each first layer sees the dimensions that it has, no more."""
 
-    def __init__(self, modules: Sequence[nn.Module], batch_size: int) -> None:
+    def __init__(self, modules: Sequence[nn.Module], limit: int) -> None:
         sequences = [cast(nn.Sequential, module) for module in modules]
         self._first = [cast(nn.Linear, sequence[0]) for sequence in sequences]
-        self._rest = _side_by_side([sequence[1:] for sequence in sequences], batch_size)
+        self._rest = _side_by_side([sequence[1:] for sequence in sequences], limit)
         self.parts = (self._rest,)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -202,10 +204,14 @@ class _Decoders(_Network):
         return self._rest(torch.stack(firsts))
 
 
-def _side_by_side(modules: Sequence[nn.Module], batch_size: int) -> _Network:
-    """Modules of one shape, run as is fastest: by one call, unless they keep a CPU busy one by one."""
+def _side_by_side(modules: Sequence[nn.Module], limit: int) -> _Network:
+    """Modules of one shape, run by one call on a GPU and if they have few weights, else one by one.
+
+    Args:
+        limit: of a module's weights, up to which one call is as fast and as exact on a CPU.
+    """
     weights = [*modules[0].parameters()]
-    is_small = batch_size * sum(weight.numel() for weight in weights) <= _SMALL
+    is_small = sum(weight.numel() for weight in weights) <= limit
     return _Stacked(modules) if weights[0].is_cuda or is_small else _Apart(modules)
 
 
