@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
-    from pyarrow import fs
+    from pyarrow import NativeFile, fs
 
 _SCHEMES = ("s3", "gs")
 
@@ -108,7 +108,7 @@ class Bucket:
         """An object's content; none if there is none."""
         with self._told("read", name):
             try:
-                with self._system.open_input_file(f"{self._root}/{name}") as stream:
+                with self._open_to_read(f"{self._root}/{name}") as stream:
                     content: bytes = stream.read()
             except FileNotFoundError:
                 return None
@@ -189,6 +189,11 @@ class Bucket:
             allow_delayed_open=True,  # small objects take one request
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
         )
+
+    def _open_to_read(self, path: str) -> "NativeFile":
+        if self._scheme == "gs":  # its files ask twice, and whatever fails the second time is a "closed file"
+            return self._system.open_input_stream(path, compression=None)
+        return self._system.open_input_file(path)
 
     @contextmanager
     def _told(self, what: str, name: str) -> Iterator[None]:
