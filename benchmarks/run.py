@@ -172,7 +172,7 @@ def packs() -> Figures:
     """Samples a second of a pack's trials together, those of one trial alone being 1; one thread."""
     torch.set_num_threads(1)
     styles = {f"{count}": [4] * count for count in (1, 2, 4, 8)} | {"4 of other subspaces": [0, 1, 4, 16]}
-    some = {which: each for which, each in styles.items() if which.startswith(("1", "4"))}
+    some = {which: styles[which] for which in ("1", "4", "4 of other subspaces")}
     weighted = ObjectiveConfig(name="mmvae", importance_samples=12)
     figures = {}
     for name, sizes in SIZES.items():
