@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Trial:
     commit: str
     dirty: bool
     versions: str
+    swept: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Values of all fields that the study sweeps, also of those that do not apply here."""
 
     @property
     def config_hash(self) -> str:
@@ -361,7 +363,7 @@ def _write_row(trial: Trial, row: Mapping[str, Any], values: Mapping[str, float]
     first, *others = trial.objectives
     further: dict[str, float | None] = {name: values.get(name) for name in trial.objectives if others}
     whole = {**row, "objective_metric": first, "objective_value": values.get(first)}
-    store.write_trial(trial.out, whole, trial.params, further)
+    store.write_trial(trial.out, whole, trial.params, further, trial.swept)
 
 
 def identity(trial: Trial) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class Search:
         )
         self._optuna.set_metric_names(list(study.objectives))
         self._grid = study.space.grid() if study.sampler == "grid" else []
+        self._swept = study.space.examples()
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
         self.device_s = sum(_device_s(row) for row in ended)
         """Device-seconds of the trials that have ended, over all sessions, with those that were lost."""
@@ -348,6 +349,7 @@ class Search:
             commit=study.commit,
             dirty=study.dirty,
             versions=study.versions,
+            swept=self._swept,
         )
 
 

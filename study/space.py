@@ -389,6 +389,15 @@ class SearchSpace:
         points = (domain.points(levels, name) for name, domain in self.domains.items())
         return [{path: value for part in parts for path, value in part.items()} for parts in product(*points)]
 
+    def examples(self) -> dict[str, list[Any]]:
+        """Values of all that params may hold, by path: of a choice all options, of a range its ends."""
+        values: dict[str, list[Any]] = {}
+        for name, domain in self.domains.items():
+            for point in domain.points(2, name):
+                for path, value in point.items():
+                    values.setdefault(path, []).append(value)
+        return values
+
     def encode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The draws, by their names in an Optuna trial, from which `suggest` makes these params."""
         encoded: dict[str, Any] = {}

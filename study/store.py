@@ -146,14 +146,16 @@ def write_trial(
     row: Mapping[str, Any],
     params: Mapping[str, Any],
     objectives: Mapping[str, float | None] = MappingProxyType({}),
+    swept: Mapping[str, Sequence[Any]] = MappingProxyType({}),
 ) -> None:
     """Write the row of an ended trial.
 
     Args:
         out: the study's folder.
         row: by column of `TRIALS`.
-        params: each swept field's value, by dotted path.
+        params: the value of each swept field that applies, by dotted path.
         objectives: each one's value, of a study that has several.
+        swept: values of all swept fields, so that all files of a study have the same columns and types.
     """
     assert row["state"] in get_args(State), row["state"]
     fields = list(TRIALS)
@@ -162,8 +164,8 @@ def write_trial(
     for metric, number in objectives.items():
         fields.append(pa.field(f"objective.{metric}", pa.float64()))
         values.append(pa.array([number], pa.float64()))
-    for path, value in sorted(params.items()):
-        array = _param_array(value)
+    for path in sorted({*params, *swept}):
+        array = _param_array(params.get(path), swept.get(path, ()))
         fields.append(pa.field(f"param.{path}", array.type))
         values.append(array)
     table = pa.Table.from_arrays(values, schema=pa.schema(fields))
@@ -274,15 +276,31 @@ def _without_params(trials: pa.Table) -> pa.Table:
     return trials.select([name for name in trials.column_names if not name.startswith("param.")])
 
 
-def _param_array(value: object) -> pa.Array:
-    """A swept field's value as a column: numbers and strings as they are, a simplex as list of float64."""
+def _param_array(value: object, others: Sequence[object]) -> pa.Array:
+    """A swept field's value as a column that could hold the others, too.
+
+    Numbers and strings as they are, a simplex as list of float64; text where types differ.
+    """
+    types = {_plain_array(each).type for each in (value, *others)} - {pa.null()}
+    array = _plain_array(value)
+    if types == {pa.int64(), pa.float64()}:
+        return array.cast(pa.float64())
+    if len(types) > 1:
+        return pa.array([None if value is None else str(array[0].as_py())], pa.string())
+    return array.cast(types.pop()) if types else array
+
+
+def _plain_array(value: object) -> pa.Array:
     if isinstance(value, (tuple, list)):
         return pa.array([[float(each) for each in value]], pa.list_(pa.float64()))
     return pa.array([json.dumps(value, sort_keys=True) if isinstance(value, dict) else value])
 
 
 def _aligned(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """The tables with a swept field's values of several types, such as 4 and "all", made text in all."""
+    """The tables with a swept field's values of several types, such as 4 and "all", made text in all.
+
+    Files of one study have the same types, but for those that earlier versions wrote.
+    """
     found: dict[str, set[pa.DataType]] = {}
     for table in tables:
         for column in table.schema:

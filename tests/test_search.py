@@ -10,7 +10,7 @@ import pytest
 from study import store
 from study.config import Study, TrialConfig
 from study.search import Search
-from study.space import Choice, SearchSpace, Simplex, Uniform
+from study.space import Cases, Choice, Integer, SearchSpace, Simplex, Uniform
 
 GRID = SearchSpace({"model.style_dim": Choice((0, 2)), "objective.beta": Choice((1.0, 2.0, 4.0))})
 LINE = SearchSpace({"objective.beta": Uniform(0.5, 8.0)})
@@ -116,6 +116,18 @@ def test_a_pack_takes_replicates_and_then_configs_that_can_be_trained_with_them(
     of_two_kinds = study(tmp_path / "a", space=SearchSpace(fields))
     assert packs(Search(of_two_kinds), 4) == [[2, 2], [2], [2, 2], [2]]
     assert packs(Search(study(tmp_path / "b")), 5) == [[2, 2, 1], [1, 2, 2], [2]]
+
+
+def test_every_trial_knows_all_that_the_study_sweeps(tmp_path):
+    cases = Cases({"no": {"model.style_dim": 0}, "yes": {"model.style_dim": Integer(1, 16)}})
+    space = SearchSpace({"subspaces": cases, "objective.beta": Choice((1, 2.5))})
+    search = Search(study(tmp_path, space=space, sampler="random", confirm=1, confirm_replicates=1))
+    served = run(search)
+    assert {trial.phase for trial in served} == {"search", "confirm"}
+    assert {len(trial.params) for trial in served} == {2, 3}
+    swept = {"subspaces": {"no", "yes"}, "model.style_dim": {1, 16}, "objective.beta": {1, 2.5}}
+    for trial in served:
+        assert {path: set(values) for path, values in trial.swept.items()} == swept
 
 
 def test_under_a_scheduler_a_pack_is_of_one_config(tmp_path):

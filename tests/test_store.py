@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import duckdb
 import pandas as pd
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -75,6 +76,33 @@ def test_a_field_that_only_some_trials_have_is_empty_in_the_others(tmp_path):
     rows = store.read(tmp_path).trials.to_pylist()
     assert [row["param.objective.beta"] for row in rows] == [1.0, None]
     assert [row["param.model.style_dim"] for row in rows] == [None, '{"svhn": 3}']
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ((None, 4), [None, 4]),
+        ((1, 2.5), [1.0, 2.5]),
+        ((4, "all", {"svhn": 3}), ["4", "all", '{"svhn": 3}']),
+        ((None, (0.5, 0.5)), [None, [0.5, 0.5]]),
+        ((None, None), [None, None]),
+    ],
+)
+def test_all_files_of_a_study_have_the_same_columns_for_any_reader(tmp_path, values, written):
+    swept = {"a.field": list(values), "of.one.case": [1, 2]}
+    for number, value in enumerate(values):
+        store.write_trial(tmp_path, trial(f"{number}-r0"), {"a.field": value}, swept=swept)
+    store.write_trial(tmp_path, trial("9-r0"), {"of.one.case": 2}, swept=swept)
+    folder = tmp_path / "results" / "trials"
+    files = str(folder / "*.parquet")
+    told = [[*written, None], [None] * len(values) + [2]]
+    arrow = pq.read_table(folder)
+    assert [arrow["param.a.field"].to_pylist(), arrow["param.of.one.case"].to_pylist()] == told
+    assert len(pd.read_parquet(folder)["param.of.one.case"].dropna()) == 1
+    frame = polars.read_parquet(files)
+    assert [frame["param.a.field"].to_list(), frame["param.of.one.case"].to_list()] == told
+    found = duckdb.sql(f'select "param.a.field", "param.of.one.case" from \'{files}\' order by trial_id')
+    assert [list(each) for each in zip(*found.fetchall(), strict=True)] == told
 
 
 def test_writing_again_replaces(tmp_path):
