@@ -51,19 +51,22 @@ def precision_table(findings: Findings) -> Table | None:
     if not columns:
         return None
     lines = list(_lines(findings))
-    found = {
-        (column.title, line.posterior): estimates(results, column.quantity(line.posterior))
-        for column in columns
-        for line in lines
-    }
+    configs = {config.config_hash: config for config in results.configs}
+    found, leading = {}, {}
+    for column in columns:
+        replicates = {}
+        for line in lines:
+            quantity = column.quantity(line.posterior)
+            found[column.title, line.posterior] = estimates(results, quantity)
+            replicates[line.config_hash] = results.values(configs[line.config_hash], quantity)
+        leading[column.title] = leaders(replicates)
     rows: list[Row] = []
     for line in lines:
         cells = []
         for column in columns:
             estimate = found[column.title, line.posterior].get(line.config_hash)
-            leading = leaders(results.by_config(column.quantity(line.posterior)), lower_is_better=False)
             text = "–" if estimate is None else in_brackets(estimate, 3)
-            cells.append(Cell(text, "number", bold=line.config_hash in leading))
+            cells.append(Cell(text, "number", bold=line.config_hash in leading[column.title]))
         rows.append(Row((Cell(line.title, "word"), Cell(str(line.number), "number"), *cells)))
         if line.published:
             printed = [Cell(text, "number", muted=True) for text in line.published]

@@ -129,14 +129,16 @@ def _main_effects(findings: Findings) -> Drawing | None:
             axes.set_axis_off()
         figure.supylabel(findings.results.objective.label, fontsize=9.5)
 
-    caption = f"Test {findings.results.objective.label} against each factor, largest effect first."
+    caption = f"Test {findings.results.objective.label} against each factor."
     if findings.effects:
         caption += f" Small points: single trials, at most {MOST_VECTORS} a level; "
         caption += "large ones: means of a level over the other factors."
     if findings.correlations:
         caption += " Circles: means of configs, with Spearman's ρ."
     height = 3.6 if len(shown) == 1 else 2.7 * rows
-    return save("main_effects", "Each factor for itself", f"{caption} {_bars(findings)}", height, paint)
+    between = any(each.effect and each.effect.half_width is not None for each in shown)
+    caption += f" {_bars(findings, between_configs=between)}"
+    return save("main_effects", "Each factor for itself", caption, height, paint)
 
 
 def _level_panel(axes: Any, findings: Findings, finding: FactorFinding) -> None:
@@ -436,8 +438,9 @@ def _curves(findings: Findings) -> Iterator[tuple[ConfigFinding, list[tuple[int,
             yield each, sorted(by_epoch.items())
 
 
-def _bars(findings: Findings) -> str:
-    return "Bars: 95 % intervals." if findings.noise.dof else "Intervals would need replicates."
+def _bars(findings: Findings, *, between_configs: bool = False) -> str:
+    known = findings.noise.dof or between_configs
+    return "Bars: 95 % intervals." if known else "Intervals would need replicates."
 
 
 def _objective_values(findings: Findings, config: Config) -> list[float]:

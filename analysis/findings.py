@@ -148,15 +148,17 @@ class Findings:
 
     @property
     def effects(self) -> list[FactorFinding]:
-        """Factors with levels that can be compared, largest effect first."""
-        found = [finding for finding in self.factors if finding.effect]
-        return sorted(found, key=lambda finding: -abs(finding.effect.difference) if finding.effect else 0)
+        """Factors with levels that can be compared: first those whose effects exclude zero, largest first."""
+        found = ((finding, finding.effect) for finding in self.factors if finding.effect)
+        ordered = sorted(found, key=lambda each: (not each[1].excludes_zero, -abs(each[1].difference)))
+        return [finding for finding, _ in ordered]
 
     @property
     def correlations(self) -> list[FactorFinding]:
-        """Continuous factors, strongest correlation first."""
-        found = [finding for finding in self.factors if finding.correlation]
-        return sorted(found, key=lambda finding: -abs(finding.correlation.rho) if finding.correlation else 0)
+        """Continuous factors: first those whose correlations are significant, strongest first."""
+        found = ((finding, finding.correlation) for finding in self.factors if finding.correlation)
+        ordered = sorted(found, key=lambda each: (not each[1].is_significant, -abs(each[1].rho)))
+        return [finding for finding, _ in ordered]
 
     @property
     def num_compared(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.estimates import CONFIDENCE, resample
 from analysis.findings import Findings
-from analysis.results import Config, Factor
+from analysis.results import Config, Factor, Results
 
 _DRAWS = 40
 """Resampled studies on which an interval rests."""
@@ -56,15 +56,17 @@ class _Field:
 
 
 def weigh(findings: Findings) -> list[Importance]:
-    """The importance of each swept field that varies, largest first; none where that cannot be said."""
+    """The importance of each swept field that varies, largest first; none where that cannot be said.
+
+    What only some configs have is left out: a forest would have to make up its value in the others.
+    """
     results = findings.results
-    fields = list(_fields(findings))
     measured = [
         (finding.config, values)
         for finding in findings.configs
         if (values := results.values(finding.config, results.objective))
-        and all(factor.value(finding.config) is not None for field in fields for factor in field.factors)
     ]
+    fields = list(_fields(results, [config for config, _ in measured]))
     if len(fields) < 2 or len(measured) < _FEWEST_CONFIGS:
         return []
     if len(measured) > _MOST_CONFIGS:
@@ -89,13 +91,12 @@ def weigh(findings: Findings) -> list[Importance]:
     return sorted(found, key=lambda importance: -importance.share)
 
 
-def _fields(findings: Findings) -> list[_Field]:
-    """The fields that vary, with their factors."""
-    results = findings.results
+def _fields(results: Results, configs: Sequence[Config]) -> list[_Field]:
+    """The fields that vary and that all configs have, with their factors."""
     grouped: dict[str, list[Factor]] = {}
     for factor in results.factors:
-        values: set[Hashable] = {factor.value(config) for config in results.configs}
-        if len(values - {None}) > 1:
+        values: set[Hashable] = {factor.value(config) for config in configs}
+        if len(values) > 1 and None not in values:
             grouped.setdefault(factor.path, []).append(factor)
     return [_Field(results.swept[path], tuple(factors)) for path, factors in grouped.items()]
 

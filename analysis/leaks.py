@@ -7,7 +7,7 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, plot_estimates, save
-from analysis.estimates import CONFIDENCE, Estimate, estimate_mean_of_configs, pool, rank_correlation
+from analysis.estimates import Estimate, estimate_mean_of_configs, pool, rank_correlation
 from analysis.findings import Findings
 from analysis.results import Config, Quantity, Results
 from analysis.wording import code, fixed, p_text, plural, plus_minus
@@ -74,9 +74,7 @@ def leak_sentences(findings: Findings, leaks: Sequence[Leak]) -> list[str]:
         f"A linear probe reads {what} from the subspace alone ({measure}, mean over {configs}): {read}."
     )
     if chance is not None:
-        above = [code(each.modality) for each in leaks if (each.mean.low or 0) > chance]
-        told = f"{what} leak{'s' * (what == 'the class')} into the subspace of {', '.join(above)}"
-        sentence += f" Chance is {fixed(chance, 3)}: **{told if above else 'no leak shows'}**."
+        sentence += f" Chance is {fixed(chance, 3)}{_verdict(leaks, chance, what)}."
     meaning = (
         f"Whatever a decoder finds of {what} in the style, it need not take from the content; the style of "
         "a modality that is not given is drawn at random, and so is then that part of what is generated."
@@ -126,6 +124,16 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
     )
 
 
+def _verdict(leaks: Sequence[Leak], chance: float, what: str) -> str:
+    """What exceeds chance by more than noise."""
+    lows = {each.modality: each.mean.low for each in leaks if each.mean.low is not None}
+    if not lows:
+        return "; without replicates nobody can say whether more than that is noise"
+    above = [code(modality) for modality, low in lows.items() if low > chance]
+    told = f"{what} leak{'s' * (what == 'the class')} into the subspace of {', '.join(above)}"
+    return f": **{told if above else 'no leak shows'}**"
+
+
 def _correlation_sentence(findings: Findings, leaks: Sequence[Leak]) -> str:
     """Whether configs that leak more are judged otherwise."""
     results, x, y = findings.results, [], []
@@ -142,7 +150,7 @@ def _correlation_sentence(findings: Findings, leaks: Sequence[Leak]) -> str:
         f"Spearman's ρ = {fixed(found.rho, 2)} over {found.num_configs} configs, {p_text(found.p_value)}"
     )
     label = results.objective.label
-    if found.p_value >= 1 - CONFIDENCE:
+    if not found.is_significant:
         return f" Leak and {label} do not go together significantly ({numbers})."
     return f" Configs that leak more have a {'lower' if found.rho < 0 else 'higher'} {label} ({numbers})."
 

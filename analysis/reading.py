@@ -418,8 +418,9 @@ def _factors(
         if levels or not values:
             yield Factor(path, names[path], levels)
         elif isinstance(values[0], tuple):
-            for index, weight in enumerate(weight_names(len(values[0]), modalities)):
-                yield Factor(path, f"{names[path]}[{weight}]", (), index)
+            for size in sorted({len(value) for value in values if isinstance(value, tuple)}, reverse=True):
+                for index, weight in enumerate(weight_names(size, modalities)):
+                    yield Factor(path, f"{names[path]}[{weight}]", (), index, size)
         else:
             log = domain.get("type") == "LogUniform" or bool(domain.get("log"))
             yield Factor(path, names[path], (), log=log)

@@ -90,12 +90,18 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
             in object storage.
 
     Raises:
-        ReportError: if there is nothing that a report could be made of, or the runs do not compare.
+        ReportError: if there is nothing that a report could be made of, the runs do not compare, or
+            the folder cannot be made.
         StoreError: if a results file is damaged.
     """
     study = load(*runs)
     is_own = len(runs) == 1 and not is_url(runs[0])
     folder = out or (Path(runs[0]) / "report" if is_own else Path("report"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"the report cannot be written to {folder} ({error.strerror}); choose another --out"
+        raise ReportError(told) from error
     grids = _sample_grids(study.findings)
     conditional = _conditional_samples(grids[0].trial) if grids else []
     further = (study.leak_drawing, study.claim_drawing, study.attribute_drawing)
@@ -297,7 +303,7 @@ def _facts(findings: Findings) -> Iterator[tuple[str, str]]:
         name = findings.effects[0].factor.name
         yield (
             f"{fixed(abs(effect.difference), decimals)}{width}",
-            f"largest effect: {name}, best against worst level",
+            f"largest {'demonstrable ' * effect.excludes_zero}effect: {name}, best against worst level",
         )
     if findings.correlations and not effect and (found := findings.correlations[0].correlation):
         yield (

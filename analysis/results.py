@@ -1,5 +1,6 @@
 """What a study left behind, as the report sees it: runs, configs, replicates, and how they ended."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -75,6 +76,11 @@ class Run:
         """Of its data set; manifests of the first studies, all of ten classes, do not tell."""
         data = self.manifest.get("data")
         return int(data.get("num_classes", 10)) if data else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to train; fewer trials than planned if its sampler repeated configs."""
+        return bool(self.manifest.get("ended_at"))
 
     @property
     def num_planned(self) -> int:
@@ -196,12 +202,17 @@ class Factor:
     index: int | None = None
     """Position of the weight within a simplex."""
 
+    size: int = 0
+    """Of the simplex; runs of other modalities have another one."""
+
     log: bool = False
 
     def value(self, config: Config) -> Any:
         """This config's level or number; None where the field does not apply."""
         value = config.params.get(self.path)
-        return value[self.index] if self.index is not None and isinstance(value, tuple) else value
+        if self.index is None or not isinstance(value, tuple):
+            return value
+        return value[self.index] if len(value) == self.size else None
 
 
 @dataclass(frozen=True)
@@ -271,7 +282,9 @@ class Results:
     @property
     def num_configs(self) -> int:
         """As planned, or as many as were tried."""
-        return max(len(self.configs), sum(int(run.study.get("trials") or 0) for run in self.runs))
+        tried = Counter(config.run for config in self.configs)
+        planned = {run.label: int(run.study.get("trials") or 0) for run in self.runs if not run.has_ended}
+        return sum(max(tried[run.label], planned.get(run.label, 0)) for run in self.runs)
 
     @property
     def num_replicates(self) -> int:
@@ -282,7 +295,8 @@ class Results:
     @property
     def num_missing(self) -> int:
         """Planned trials that have neither ended nor measured anything."""
-        planned = sum(run.num_planned for run in self.runs)
+        ended = self.trial_rows["run"].value_counts()
+        planned = sum(ended.get(run.label, 0) if run.has_ended else run.num_planned for run in self.runs)
         return max(0, planned - len(self.trials) - len(self.running))
 
     def values(self, config: Config, quantity: Quantity) -> list[float]:

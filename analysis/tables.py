@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import fmean
 
 from analysis.estimates import Estimate
-from analysis.findings import ConfigFinding, FactorFinding, Findings, contrasts, estimates, leaders
+from analysis.findings import Column, ConfigFinding, FactorFinding, Findings, contrasts, estimates, leaders
 from analysis.importance import Importance
 from analysis.leaks import leak_quantity, what_is_read
 from analysis.results import Quantity, level_label, weight_names
@@ -94,10 +94,7 @@ def config_table(findings: Findings) -> Table | None:
             Cell(fixed(each.config.device_s, 1), "number", each.config.device_s),
         ]
         rows.append(Row(tuple(cells), each.is_best))
-    measured = [
-        column.title + ("\N{NO-BREAK SPACE}↓" if column.lower_is_better else "")
-        for column in findings.columns
-    ]
+    measured = [column.title + _arrow(column) for column in findings.columns]
     swept = config_titles(findings)
     titles = (
         *swept,
@@ -269,7 +266,7 @@ def posterior_table(findings: Findings) -> Table | None:
         width = "" if difference.half_width is None else f" ± {fixed(difference.half_width, 3)}"
         p_value = "–" if contrast.p_value is None else p_text(contrast.p_value)
         cells = (
-            Cell(quantity.metric.replace("_", " ") + target + given),
+            Cell(quantity.metric.replace("_", " ") + target + given + _arrow(quantity)),
             Cell(f"{signed(difference.value, 3)}{width}", "number", difference.value),
             Cell(p_value, "number", contrast.p_value),
         )
@@ -277,6 +274,11 @@ def posterior_table(findings: Findings) -> Table | None:
     titles = ("score", "product − mixture", "p")
     caption = "Product against mixture of the posteriors"
     return Table("posteriors", caption, titles, tuple(rows), sortable=True) if rows else None
+
+
+def _arrow(measured: Column | Quantity) -> str:
+    """What follows the name of something that improves downwards."""
+    return "\N{NO-BREAK SPACE}↓" if measured.lower_is_better else ""
 
 
 def subset_table(findings: Findings) -> Table | None:

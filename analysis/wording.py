@@ -34,7 +34,7 @@ def _best_sentences(findings: Findings) -> list[str]:
     chosen = (
         f"The best of {len(ranked)} configs on the validation split is"
         if len(ranked) > 1
-        else "The only config is"
+        else f"The only config{' that completed' if len(results.configs) > 1 else ''} is"
     )
     sentence = f"{chosen} **{describe(best.config, results)}**"
     if estimate is None:
@@ -79,15 +79,16 @@ def _confirmation_sentences(findings: Findings) -> list[str]:
 def _confirmation_sentence(ranked: Sequence[Confirmed], subject: str, findings: Findings) -> str:
     results, winner = findings.results, ranked[0]
     decimals, label = results.objective.decimals, results.objective.label
-    among = (
-        "the base config" if len(ranked) == 1 else f"{plural(len(ranked), 'config')}, the base among them,"
-    )
+    has_base = any(each.config.is_base for each in ranked)
+    among = plural(len(ranked), "config") + (", the base among them," if has_base else "")
+    if len(ranked) == 1:
+        among = "the base config" if has_base else "one config"
     seeds = plural(len(winner.config.complete), "fresh seed")
     if winner.config.is_base:
         found = f" with a test {label} of **{plus_minus(winner.fresh, decimals)}**" if winner.fresh else ""
         return (
             f"{subject}, {among} on {seeds} each, is won by the base config itself{found}: "
-            "none of the search's best configs exceeds it."
+            f"on the validation split none of the search's best configs exceeds it{_better_on_test(ranked)}."
         )
     sentence = f"{subject}, {among} on {seeds} each, is won by **{describe(winner.config, results)}**"
     if winner.fresh is None:
@@ -104,6 +105,13 @@ def _confirmation_sentence(ranked: Sequence[Confirmed], subject: str, findings: 
     verdict = "excludes" if abs(gain.value) > gain.half_width else "includes"
     number = f"**{signed(gain.value, decimals)} ± {fixed(gain.half_width, decimals)}**"
     return f"{sentence}, {number} against the base config (the 95 % interval {verdict} zero)."
+
+
+def _better_on_test(ranked: Sequence[Confirmed]) -> str:
+    """A clause on configs that exceed the base config on the test split, though not on validation."""
+    gains = [each.advantage for each in ranked if each.advantage and each.advantage.half_width is not None]
+    better = sum(gain.value > (gain.half_width or 0) for gain in gains)
+    return f", though on the test split {better} of them {'does' if better == 1 else 'do'}" if better else ""
 
 
 def _effect_sentences(findings: Findings) -> list[str]:
@@ -125,7 +133,7 @@ def _effect_sentences(findings: Findings) -> list[str]:
         numbers = (
             f"Spearman's ρ = {fixed(found.rho, 2)} over {found.num_configs} configs, {p_text(found.p_value)}"
         )
-        if found.p_value < 1 - CONFIDENCE:
+        if found.is_significant:
             sentences.append(
                 f"{label.capitalize()} goes most closely with {code(first.factor.name)}: {numbers}."
             )
@@ -157,8 +165,8 @@ def _largest_effect(findings: Findings) -> str:
     bounds = f"95 % interval {fixed(low, decimals)} to {fixed(high, decimals)}"
     if effect.excludes_zero:
         return (
-            f"The factor with the largest effect is **{name}**: {ends}, {label} changes by {number}{over} "
-            f"({bounds}, which excludes zero)."
+            f"The factor with the largest demonstrable effect is **{name}**: {ends}, {label} changes by "
+            f"{number}{over} ({bounds}, which excludes zero)."
         )
     return (
         f"No factor with levels has a demonstrable effect: the largest difference, that of {name} {ends}, "

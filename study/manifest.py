@@ -149,6 +149,7 @@ def write_start(study: Study, values: Mapping[str, Any], data_digest: str) -> No
         "started_at": values["started_at"],
         "data": data,
         "resumed": [],
+        "ended_at": None,
     }
     _write(study.out / "manifest.json", manifest)
     _write(study.out / "study.json", values)
@@ -171,10 +172,16 @@ def write_resumed(
         "bring those back, or choose another --out",
     )
     session = {"started_at": values["started_at"], "commit": study.commit, "command": values["command"]}
-    _write(file, {**manifest, "resumed": [*manifest["resumed"], session]})
+    _write(file, {**manifest, "resumed": [*manifest["resumed"], session], "ended_at": None})
     budget = {name: values[name] for name in _GROWS}
     if any(stored[name] != budget[name] for name in budget):
         _write(study.out / "study.json", {**stored, **budget})
+
+
+def write_ended(out: Path) -> None:
+    """Note in manifest.json that nothing is left to train; less than planned if a sampler repeated itself."""
+    file = out / "manifest.json"
+    _write(file, {**json.loads(file.read_text(encoding="utf-8")), "ended_at": _now()})
 
 
 def commit() -> tuple[str, bool]:

@@ -25,6 +25,7 @@ from study import store
 from study.config import ClusterError, Study
 from study.display import Display
 from study.loggers import Loggers
+from study.manifest import write_ended
 from study.mirror import Mirror
 from study.record import Trial, is_disk_full, record_end
 from study.search import Search
@@ -125,6 +126,9 @@ def run_study(study: Study) -> Outcome:
             ray.shutdown()
     if searcher.disk_is_full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(study.out))
+    if not search.num_missing:
+        write_ended(study.out)
+        mirror.push("manifest.json")
     # In a process of its own, with which the memory goes that reading so many files takes.
     context = get_context("spawn")
     with ProcessPoolExecutor(1, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as other:

@@ -57,6 +57,30 @@ def run(request, tmp_path) -> tuple[str, Path]:
     return request.param, folder
 
 
+def test_bold_is_the_best_of_what_a_column_shows(tmp_path):
+    """By each row's own posterior, and without configs that have no row."""
+
+    def tested(params, rng):
+        raised = 0.1 * (params["objective.beta"] == 2.5)
+        found = scores(params, rng)
+        return {
+            name: value + raised - 0.3 * (name[1] == "mixture" and params["objective.name"] == "mmjsd")
+            for name, value in found.items()
+        }
+
+    run = write_study(
+        tmp_path / "run",
+        grid(objective__name=("mmjsd", "mmvae", "mvae"), objective__beta=(1.0, 2.5)),
+        lambda params: 0.4 + GAIN[params["objective.name"]] - 0.01 * params["objective.beta"],
+        modalities=MODALITIES,
+        tested=tested,
+    )
+    table = precision_table(load(run).findings)
+    assert table is not None
+    bold = {row.cells[0].text: [cell.bold for cell in row.cells[2:]] for row in table.rows[:3]}
+    assert bold == {"mmJSD (MS)": [True] * 5, "MMVAE (MS)": [False] * 5, "MVAE (MS)": [False] * 5}
+
+
 def test_table_has_the_papers_layout_and_its_numbers_where_the_data_are_its_own(run):
     dataset, folder = run
     table = precision_table(load(folder).findings)

@@ -101,6 +101,36 @@ def test_luck_is_told(tmp_path):
     )
     (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
     assert "is won by the base config itself with a test mean coherence (product) of **0.48" in sentence
+    assert sentence.endswith("on the validation split none of the search's best configs exceeds it.")
+
+
+def test_a_base_config_that_wins_on_validation_alone_is_told_from_one_that_wins(tmp_path):
+    run = write_study(
+        tmp_path / "run",
+        SPACE,
+        searched,
+        study=ASKED,
+        confirm=(1, 0),
+        fresh=lambda params: 0.5 - 0.1 * (params["model.style_dim"] == 0),
+        tested=lambda params, rng: {
+            ("mean_coherence", "product", "", ""): 0.4 + 0.2 * (params["model.style_dim"] == 0)
+        },
+    )
+    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    assert sentence.endswith("exceeds it, though on the test split 2 of them do.")
+
+
+def test_a_base_config_that_did_not_complete_is_not_among_the_confirmed(tmp_path):
+    run = write_study(tmp_path / "run", SPACE, searched, study=ASKED | {"confirm": 1}, confirm=(1,))
+    for row in store.read(run).trials.to_pylist():
+        if row["phase"] == "confirm" and row["param.model.style_dim"] == 4:
+            params = {name.removeprefix("param."): row.pop(name) for name in list(row) if "param." in name}
+            store.write_trial(run, row | {"state": "DIVERGED", "objective_value": None}, params)
+    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    assert sentence.startswith(
+        "The confirmation, one config on 2 fresh seeds each, is won by **`style_dim = 0`"
+    )
+    assert sentence.endswith("; the base config did not complete.")
 
 
 def test_a_confirmation_without_replicates_has_no_intervals(tmp_path):

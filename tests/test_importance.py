@@ -48,6 +48,20 @@ def test_weights_of_a_simplex_are_one_field_and_constants_are_none(tmp_path):
     assert found["share"].iloc[0] > 2 * found["share"].iloc[1]
 
 
+def test_a_field_of_one_case_alone_does_not_hide_the_case(tmp_path):
+    configs = [
+        {"subspaces": case, "objective.beta": beta, **size}
+        for beta in (1.0, 5.0)
+        for case, size in [("no", {}), *(("yes", {"model.style_dim": size}) for size in (2, 5, 11))]
+    ]
+    run = write_study(
+        tmp_path / "run", configs, lambda params: 0.7 - 0.4 * (params["subspaces"] == "yes"), noise=0.005
+    )
+    found = load(run).importance()
+    assert found["factor"].tolist() == ["subspaces", "beta"]
+    assert found["share"].iloc[0] > 0.75
+
+
 def test_importance_without_replicates_has_no_interval(tmp_path):
     found = load(write_study(tmp_path / "run", FACTORS, weighted, replicates=1)).importance()
     assert found["low"].isna().all()

@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -129,6 +130,25 @@ def test_findings_call_no_effect_where_there_is_none(tmp_path):
     assert all(finding.tied for finding in findings.configs[1:])
 
 
+def test_no_larger_difference_hides_a_demonstrable_effect(tmp_path):
+    """Of four levels the range is larger than of two, and so is its interval."""
+    run = write_study(
+        tmp_path / "run",
+        SUBSPACES,
+        lambda params: 0.5 + 0.03 * (params["objective.beta"] == 2.5),
+        noise=0.02,
+        seed=36,
+    )
+    findings = findings_of(run)
+    first, second = (finding.effect for finding in findings.effects)
+    assert first.excludes_zero
+    assert not second.excludes_zero
+    assert abs(first.difference) < abs(second.difference)
+    words = " ".join(answer(findings))
+    assert "The factor with the largest demonstrable effect is **`beta`**" in words
+    assert "No factor" not in words
+
+
 def test_findings_rank_by_validation_and_report_on_test(subspaces):
     findings = findings_of(subspaces)
     ranks = [finding.config.validation for finding in findings.configs]
@@ -251,6 +271,31 @@ def test_report_of_a_study_without_replicates_gives_no_intervals(tmp_path):
     assert "tied with" not in page.text.split("What was asked")[0]
 
 
+def test_without_replicates_nobody_says_that_no_leak_shows(tmp_path):
+    def leaking(params, rng):
+        return {("style_probe_accuracy", "", "", name): 0.93 for name in synthetic.MODALITIES}
+
+    run = write_study(tmp_path / "one", SUBSPACES, shortcut, replicates=1, tested=leaking)
+    text = report(run).text
+    assert "Chance is 0.100; without replicates nobody can say whether more than that is noise." in text
+    assert "no leak shows" not in text
+    again = report(write_study(tmp_path / "two", SUBSPACES, shortcut, tested=leaking)).text
+    assert "Chance is 0.100: the class leaks into the subspace of mnist, svhn, text." in again
+
+
+def test_what_improves_downwards_favours_the_mixture_where_the_product_has_more(tmp_path):
+    def tested(params, rng):
+        noise = rng.standard_normal()
+        return {
+            ("frechet_distance", "product", "mnist+text", "svhn"): 400 + noise,
+            ("frechet_distance", "mixture", "mnist+text", "svhn"): 200.0,
+        }
+
+    text = report(write_study(tmp_path / "run", SUBSPACES, shortcut, tested=tested)).text
+    assert re.search(r"frechet distance of svhn given mnist\+text ↓\s*\+(199|200)", text)
+    assert "A positive one favours the product, but the mixture where ↓ says" in text
+
+
 def test_report_of_one_trial_compares_nothing(tmp_path):
     page = report(write_study(tmp_path / "run", SUBSPACES[:1], shortcut, replicates=1))
     assert "The only config is style_dim = 0, beta = 0.5" in page.text
@@ -318,6 +363,52 @@ def test_report_of_an_unfinished_study_says_what_is_missing(tmp_path):
     assert len(rows) == 7
 
 
+def test_a_study_that_has_ended_lacks_nothing_though_its_sampler_repeated_configs(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut, study={"sampler": "tpe", "trials": 20})
+    assert "This study is unfinished: 16 of 40 trials have ended." in report(run).text
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"ended_at": "2026-01-02T03:04:05+00:00"}))
+    page = report(run)
+    assert "unfinished" not in page.text
+    assert "not begun" not in page.text
+    assert "16 of 16" in page.text
+    assert "8 configs × 2 replicates: 16 ended trials" in page.text
+    unfinished = write_study(tmp_path / "other", SUBSPACES, shortcut, study={"trials": 10}, dataset="faces")
+    both = load(run, unfinished)
+    assert (both.num_configs, both.num_missing) == (18, 4)
+
+
+def test_the_only_config_that_completed_is_not_called_the_only_one(tmp_path):
+    run = write_study(
+        tmp_path / "run",
+        SUBSPACES[:3],
+        shortcut,
+        state=lambda config, replicate: "DIVERGED" if config else "COMPLETE",
+    )
+    assert "The only config that completed is style_dim = 0" in report(run).text
+
+
+def test_weights_of_simplexes_of_other_sizes_are_told_apart(tmp_path):
+    rng = np.random.default_rng(0)
+    runs = []
+    for modalities in (("a", "b", "c"), ("a", "b")):
+        size = len(modalities) + 1
+        runs.append(
+            write_study(
+                tmp_path / f"{size}",
+                [{"objective.weights": tuple(rng.dirichlet(np.ones(size)).tolist())} for _ in range(8)],
+                lambda params: 0.2 + 0.5 * params["objective.weights"][-1],
+                modalities=modalities,
+                study={"domains": {"objective.weights": {"type": "Simplex", "size": size}}},
+            )
+        )
+    for order in (runs, runs[::-1]):
+        found = find(load(*order)).correlations
+        assert len(found) == 7
+        assert {each.correlation.num_configs for each in found} == {8}
+        write_report(*order, out=tmp_path / "both")
+
+
 def test_report_of_a_study_in_which_all_failed_names_no_best(tmp_path):
     page = report(
         write_study(tmp_path / "run", SUBSPACES[:2], shortcut, state=lambda *_: "FAILED", error="boom")
@@ -339,7 +430,7 @@ def test_report_needs_neither_study_json_nor_manifest(tmp_path):
     run = write_study(tmp_path / "run", SUBSPACES, shortcut)
     (run / "study.json").unlink()
     (run / "manifest.json").unlink()
-    assert "The factor with the largest effect is style_dim" in report(run).text
+    assert "The factor with the largest demonstrable effect is style_dim" in report(run).text
 
 
 def test_report_escapes_what_users_and_errors_say(tmp_path):
@@ -399,6 +490,11 @@ def test_command_refuses_in_one_sentence_what_it_cannot_read(tmp_path, capsys):
         assert words in captured.err
     with pytest.raises(ReportError, match="no folder"):
         write_report(tmp_path / "missing")
+    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
+    (tmp_path / "file").touch()
+    for out in ("file", "file/report"):
+        assert main([str(run), "--out", str(tmp_path / out)]) == 2
+        assert f"the report cannot be written to {tmp_path / out}" in capsys.readouterr().err
 
 
 def test_command_names_a_foreign_and_an_older_file_and_the_way_out(tmp_path, capsys, monkeypatch):

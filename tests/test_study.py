@@ -74,6 +74,8 @@ def test_a_study_ends_with_every_trial_in_the_tables(undisturbed):
     assert said.returncode == 0, said.stderr
     assert "4 trials complete, 0 diverged, 0 failed" in said.stdout
     assert "Traceback" not in said.stdout + said.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["ended_at"] > manifest["started_at"]
     rows = trials(out)
     assert len(rows) == 4
     assert {row["state"] for row in rows.values()} == {"COMPLETE"}
