@@ -197,7 +197,8 @@ class TrainingConfig:
     """Adam's step size, constant."""
 
     precision: Precision = "float32"
-    """Arithmetic of the networks; bfloat16 keeps parameters and divergences in float32."""
+    """Arithmetic of the networks; bfloat16 keeps parameters and divergences in float32. In float32 a GPU's
+    convolutions round their factors to ten bits (TF32), as is torch's default."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs must be >= 1, got {self.epochs}")

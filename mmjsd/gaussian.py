@@ -56,7 +56,7 @@ def product(experts: Gaussian, weights: Float[Tensor, "expert *batch"]) -> Gauss
         weights: w, `[expert]` or one set per sample, `[expert, batch]`; non-negative, at least
             one of a sample's positive.
     """
-    log_precision = per_expert(weights.log(), experts) - experts.logvar
+    log_precision = per_expert(weights.log(), experts.logvar) - experts.logvar
     mu = (torch.softmax(log_precision, dim=0) * experts.mu).sum(0)
     return Gaussian(mu, logvar=-torch.logsumexp(log_precision, dim=0))
 
@@ -112,6 +112,8 @@ class Mixture:
         return torch.logsumexp(self.weights.log() + log_densities, dim=-2)
 
 
-def per_expert(weights: Float[Tensor, "expert *batch"], experts: Gaussian) -> Float[Tensor, "expert ..."]:
-    """Weights with axes appended until they broadcast against `[expert, batch, latent]`."""
-    return weights.reshape(*weights.shape, *(1,) * (experts.mu.ndim - weights.ndim))
+def per_expert(
+    weights: Float[Tensor, "expert *batch"], values: Float[Tensor, "expert ..."]
+) -> Float[Tensor, "expert ..."]:
+    """Weights with axes appended until they broadcast against the experts' values."""
+    return weights.reshape(*weights.shape, *(1,) * (values.ndim - weights.ndim))

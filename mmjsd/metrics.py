@@ -426,6 +426,8 @@ def _quality_scores(
 ) -> Iterator[Score]:
     for name, reference in real.items():
         features = _array(generated[name])
+        if not np.isfinite(features).all():
+            raise FloatingPointError(f"features of generated {name} are not finite")
         shares = precision_recall(reference.features, features)
         values = {"precision": shares.precision, "recall": shares.recall}
         if len(model.modalities) == _RELEASED_MODALITIES:

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmjsd.gaussian import Gaussian, Mixture, kl, product, stack, standard_like
+from mmjsd.gaussian import Gaussian, Mixture, kl, per_expert, product, stack, standard_like
 from mmjsd.model import MultimodalVae, Posterior
 
 
-def jensen_shannon(experts: Gaussian, weights: Float[Tensor, "expert *batch"]) -> Float[Tensor, " batch"]:
+def jensen_shannon(experts: Gaussian, weights: Float[Tensor, "expert *batch"]) -> Float[Tensor, "*samples"]:
     r"""Jensen-Shannon divergence of M + 1 experts around their geometric mean, in nats.
 
         JS_π(q_1, …, q_{M+1}) = Σ_j π_j KL(q_j ‖ f),    f(z) ∝ Π_j q_j(z)^{π_j}
@@ -31,8 +31,8 @@ def jensen_shannon(experts: Gaussian, weights: Float[Tensor, "expert *batch"]) -
     Returns:
         One value per sample; zero exactly where all experts of positive weight agree.
     """
-    dynamic_prior = product(experts, weights)
-    return (weights.reshape(len(weights), -1) * kl(experts, dynamic_prior)).sum(0)
+    divergences = kl(experts, product(experts, weights))
+    return (per_expert(weights, divergences) * divergences).sum(0)
 
 
 def jensen_shannon_mixture(
@@ -40,7 +40,7 @@ def jensen_shannon_mixture(
     weights: Float[Tensor, "expert *batch"],
     num_samples: int,
     generator: torch.Generator | None = None,
-) -> Float[Tensor, " batch"]:
+) -> Float[Tensor, "*samples"]:
     r"""Jensen-Shannon divergence of M + 1 experts around their arithmetic mean, in nats.
 
         JS_π(q_1, …, q_{M+1}) = Σ_j π_j KL(q_j ‖ Σ_k π_k q_k)
@@ -66,15 +66,15 @@ def jensen_shannon_mixture(
 def _jensen_shannon_mixture(
     experts: Gaussian,
     weights: Float[Tensor, "expert *batch"],
-    noise: Float[Tensor, "sample expert batch latent"],
-) -> Float[Tensor, " batch"]:
+    noise: Float[Tensor, "draw expert *samples latent"],
+) -> Float[Tensor, "*samples"]:
     draws = experts.sample(noise)
     # log q_k(z_j) for each draw of each expert j under each expert k: [sample, j, k, batch].
     log_densities = experts.log_prob(draws[:, :, None])
     own = torch.diagonal(log_densities, dim1=1, dim2=2).movedim(-1, 1)
-    log_weights = weights.log().reshape(len(weights), -1)
-    log_ratio = own - torch.logsumexp(log_weights + log_densities, dim=2)
-    return (weights.reshape(len(weights), -1) * log_ratio.mean(0)).sum(0)
+    of_own = per_expert(weights, own[0])
+    log_ratio = (own - torch.logsumexp(of_own.log() + log_densities, dim=2)).mean(0)
+    return (of_own * log_ratio).sum(0)
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,10 @@ def _check_npz(spec: DataSpec, modality: Modality, path: Path) -> None:
     for key in (*layout, *(["attribute_names"] if spec.attributes else [])):
         if key not in headers:
             raise DataError(f"{path} lacks the array {key!r}: {expectation}")
+    if spec.attributes and headers["attribute_names"][1].kind != "U":
+        kind = headers["attribute_names"][1]
+        advice = "expected text; save it as numpy.array(names, dtype=str)"
+        raise DataError(f"{path}: attribute_names is {kind}; {advice}")
     for key, axes in layout.items():
         shape, dtype = headers[key]
         accepted = {axes, axes[:2]} if axes[2:] == (1,) else {axes}

@@ -336,7 +336,8 @@ class _Steps:
             graph = torch.cuda.CUDAGraph()
             for generator in self._generators:
                 graph.register_generator_state(generator)
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            stream = torch.cuda.Stream(self._data.device)  # torch's own is of the GPU that is current
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._take()
             self._graph = graph
         self._graph.replay()
@@ -362,7 +363,9 @@ def save_checkpoint(
     os.replace(temporary, target)
     for other in folder.iterdir():
         if other != target:
-            shutil.rmtree(other)
+            shutil.rmtree(
+                other, ignore_errors=True
+            )  # a foreign file stays, and what a network folder holds on to
     return target
 
 
@@ -379,7 +382,8 @@ def load_checkpoint(path: Path) -> tuple[MultimodalVae, TrainingState]:
     """
     model = load(path)
     with _named(path):
-        tensors = load_file(path / _STATE_FILE)
+        # Copied, as what is mapped from a file keeps it from being removed.
+        tensors = {name: tensor.clone() for name, tensor in load_file(path / _STATE_FILE).items()}
         place = json.loads((path / _EPOCH_FILE).read_text())
         # Older checkpoints, all of whole epochs, have the epoch alone.
         epoch, step, wall_s = int(place["epoch"]), int(place.get("step", 0)), float(place.get("wall_s", 0))
@@ -419,5 +423,5 @@ def _restore(
             index, name = key.split(".")
             parameter = parameters[int(index)]
             # A fused step needs the moments in their parameter's own layout, and on its device.
-            own = torch.empty_like(parameter) if tensor.ndim else tensor.to(parameter.device)
-            optimizer.state[parameter][name] = own.copy_(tensor) if tensor.ndim else own
+            own = torch.empty_like(parameter if tensor.ndim else tensor, device=parameter.device)
+            optimizer.state[parameter][name] = own.copy_(tensor)

@@ -103,6 +103,17 @@ def test_takes_weights_of_each_sample(divergence, case):
     assert_close(divergence(experts, own), torch.stack(each))
 
 
+@either
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3), (1, 2, 3)])
+def test_takes_any_number_of_batch_axes(divergence, shape):
+    experts = Gaussian(*torch.randn(2, 4, *shape, 5, generator=seeded(), dtype=torch.float64))
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    flat = Gaussian(experts.mu.reshape(4, -1, 5), experts.logvar.reshape(4, -1, 5))
+    found = divergence(experts, weights)
+    assert found.shape == shape
+    assert_close(found.flatten(), divergence(flat, weights))
+
+
 @given(weighted_experts())
 def test_adds_over_latent_dimensions(case):
     experts, weights = case

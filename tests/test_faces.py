@@ -199,6 +199,14 @@ REFUSED: dict[str, tuple[Callable[[Arrays], Any], str]] = {
         lambda each: each.update(attribute_names=each["attribute_names"][::-1]),
         r"expected the 40 attributes of celeba, found them in another order",
     ),
+    "names as objects": (
+        lambda each: each.update(attribute_names=each["attribute_names"].astype(object)),
+        r"attribute_names is object; expected text; save it as numpy\.array\(names, dtype=str\)",
+    ),
+    "names as bytes": (
+        lambda each: each.update(attribute_names=each["attribute_names"].astype("S")),
+        r"attribute_names is \|S\d+; expected text; save it as",
+    ),
     "no names": (lambda each: each.pop("attribute_names"), r"lacks the array 'attribute_names': expected"),
     "attribute 2": (lambda each: each["attributes"].put(5, 2), r"attributes must lie in 0\.\.1, got 2"),
     "split 3": (lambda each: each["split"].put(5, 3), r"split must lie in 0\.\.2, got 3"),

@@ -373,6 +373,13 @@ def test_content_that_is_not_finite_is_told(vae):
         _scores(vae)
 
 
+def test_generated_images_that_are_not_finite_are_told(vae):
+    with torch.no_grad():
+        vae.decoders["right"][0].bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="features of generated right are not finite"):
+        _scores(vae, extras=ALL)
+
+
 def test_classifiers_report_their_own_accuracy():
     (score,) = classifier_scores({"left": Classifier(ARGMAX, {"": (0.9, 0.03)}, 100)})
     assert (score.metric, score.target, score.value) == ("classifier_accuracy", "left", 0.9)

@@ -107,6 +107,33 @@ def test_a_new_checkpoint_replaces_the_old_one_and_leftovers(tmp_path):
     assert latest_checkpoint(tmp_path / "nothing") is None
 
 
+def test_a_state_can_be_resumed_from_more_than_once():
+    vae = model()
+    epochs = fit(vae, pairs(), 200, TRAINING, seed=5)
+    next(epochs)
+    state = next(epochs).state
+    parameters = {name: value.clone() for name, value in vae.state_dict().items()}
+    found = []
+    for _ in range(2):
+        again = model()
+        again.load_state_dict(parameters)
+        found.append(train(again, pairs(), resume=state))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.losses, other.losses)
+
+
+def test_what_was_resumed_from_is_not_held_and_foreign_files_are_left_alone(tmp_path):
+    vae = model()
+    path = save_checkpoint(vae, next(fit(vae, pairs(), 200, TRAINING, seed=5)).state, tmp_path, {})
+    (tmp_path / ".DS_Store").write_bytes(b"a file manager's")
+    resumed, state = load_checkpoint(path)
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(path) not in maps.read_text()
+    epoch = next(fit(resumed, pairs(), 200, TRAINING, seed=5, resume=state))
+    save_checkpoint(resumed, epoch.state, tmp_path, {})
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".DS_Store", "epoch-000002"]
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "epoch.json"])
 def test_a_damaged_checkpoint_is_named(tmp_path, name):
     vae = model()
