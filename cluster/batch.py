@@ -18,6 +18,13 @@ open-mode output partition qos requeue reservation signal switches time time-min
 _OPTIONS = frozenset(_NAMES.split())
 """The long options of sbatch that a study may need."""
 
+_LETTERS = """
+A=account C=constraint D=chdir G=gpus J=job-name N=nodes a=array b=begin c=cpus-per-task d=dependency e=error
+i=input m=distribution n=ntasks o=output p=partition q=qos t=time w=nodelist x=exclude
+"""
+_SHORT = dict(pair.split("=") for pair in _LETTERS.split())
+"""Their long names by sbatch's letters."""
+
 
 def check_slurm(path: Path, text: str) -> Iterator[Finding]:
     """Every check of a batch script."""
@@ -34,8 +41,10 @@ def check_slurm(path: Path, text: str) -> Iterator[Finding]:
 
 
 def _options(text: str) -> dict[str, str]:
-    """Values by option, from the lines that begin with #SBATCH."""
-    return dict(re.findall(r"^#SBATCH\s+--([\w-]+)(?:[= ](\S+))?", text, re.MULTILINE))
+    """Values by option's long name, from the lines that begin with #SBATCH."""
+    long = dict(re.findall(r"^#SBATCH\s+--([\w-]+)(?:[= ](\S+))?", text, re.MULTILINE))
+    short = re.findall(r"^#SBATCH\s+-(\w)\s*(\S*)", text, re.MULTILINE)
+    return {_SHORT[letter]: value for letter, value in short if letter in _SHORT} | long
 
 
 def _bash(path: Path) -> Iterator[str]:

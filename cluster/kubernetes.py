@@ -99,9 +99,9 @@ def _containers(settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 
 def _job(settings: Mapping[str, Any]) -> Iterator[str]:
     entrypoint = settings["spec"].get("entrypoint", "")
-    if "--address auto" not in entrypoint:
+    if not re.search(r"--address[= ]auto\b", entrypoint):
         yield "entrypoint lacks --address auto, so the study would train on the head alone"
-    if not re.search(r"--out (s3|gs)://", entrypoint):
+    if not re.search(r"--out[= ][\"']?(s3|gs)://", entrypoint):
         yield "entrypoint has no --out in a bucket, so results would go with the pods"
     if not settings["spec"].get("shutdownAfterJobFinishes"):
         yield "shutdownAfterJobFinishes is not true, so the pods would stay, and cost, after the study"

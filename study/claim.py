@@ -22,7 +22,8 @@ BEAT_S = 15.0
 SETTLED_S = 2.0
 """After so many seconds it is clear whose claim counts, of two that were made at once."""
 
-_CLAIM = "claim.json"
+CLAIM = "claim.json"
+"""Its name in the study's folder of object storage."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,18 +72,18 @@ class _Claim:
     @property
     def owner(self) -> str:
         """Whose claim counts; nobody's is an empty name."""
-        found = self._bucket.read(_CLAIM)
+        found = self._bucket.read(CLAIM)
         with suppress(ValueError, KeyError, TypeError):
             return str(json.loads(found)["owner"]) if found else ""
         return "a damaged claim.json"
 
     def take(self) -> bool:
         """Make the claim this process's, unless another shows signs of life."""
-        before = self._bucket.read(_CLAIM)
+        before = self._bucket.read(CLAIM)
         if before is not None:
             _log.info("%s was at work on this study; waiting for a sign of life", self.owner)
             time.sleep(2 * BEAT_S)
-            after = self._bucket.read(_CLAIM)
+            after = self._bucket.read(CLAIM)
             if after is not None and after != before:
                 return False
         self._beat()
@@ -102,7 +103,7 @@ class _Claim:
             beating.join()
             with suppress(FilesError):
                 if self.owner == self._own:
-                    self._bucket.remove([_CLAIM])
+                    self._bucket.remove([CLAIM])
 
     def _keep(self, ended: threading.Event) -> None:
         while not ended.wait(BEAT_S):
@@ -116,4 +117,4 @@ class _Claim:
 
     def _beat(self) -> None:
         self._beats += 1
-        self._bucket.write(_CLAIM, json.dumps({"owner": self._own, "beats": self._beats}).encode())
+        self._bucket.write(CLAIM, json.dumps({"owner": self._own, "beats": self._beats}).encode())

@@ -54,8 +54,8 @@ class Entry:
 
 
 def is_url(out: object) -> bool:
-    """Whether this names a folder in object storage, and not a path."""
-    return re.match(r"[a-z][a-z0-9+]*://", str(out)) is not None
+    """Whether this names a folder in object storage, well or badly, and not a path."""
+    return re.match(r"[a-z][a-z0-9+]+:/", str(out), re.IGNORECASE) is not None
 
 
 class Bucket:

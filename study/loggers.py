@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import TracebackType
@@ -38,8 +38,9 @@ class Loggers:
     fails is left alone for the rest of the session: the study goes on.
     """
 
-    def __init__(self, study: Study) -> None:
-        self._out = study.out
+    def __init__(self, study: Study, fetch: Callable[[str], None] = lambda _: None) -> None:
+        """`fetch` brings what the trial of an id has measured to this machine."""
+        self._out, self._fetch = study.out, fetch
         self._loggers: dict[Logger, _Logger] = {}
         self._runs: dict[tuple[Logger, str], _Run] = {}
         self._sent: dict[tuple[Logger, str], int] = {}
@@ -65,13 +66,17 @@ class Loggers:
     def progressed(self, trial: Trial) -> None:
         """A trial has ended an epoch, whose numbers are in the tables."""
         if self._loggers:
-            self._send(identity(trial), store.read_measurements(trial.out, trial.trial_id))
+            self._send(identity(trial), self._measurements(trial))
 
     def ended(self, trial: Trial) -> None:
         """A trial has ended; one without a row was interrupted."""
         row = store.read_trial(trial.out, trial.trial_id) if self._loggers else None
         if row is not None:
-            self._send(row, store.read_measurements(trial.out, trial.trial_id))
+            self._send(row, self._measurements(trial))
+
+    def _measurements(self, trial: Trial) -> Iterable[Row]:
+        self._fetch(trial.trial_id)
+        return store.read_measurements(trial.out, trial.trial_id)
 
     def _catch_up(self) -> None:
         """Send what earlier sessions have not of trials that have ended."""

@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 
 from mmjsd.config import require
 from mmjsd.data import DATASETS
+from study.claim import CLAIM
 from study.config import Objective, Preset, Sampler, Scheduler, Study
 from study.files import Bucket
 from study.space import Question
@@ -101,7 +102,8 @@ def stored_values(out: Path, resume: bool, remote: str | None = None) -> dict[st
         if remote is None:
             taken = out.is_dir() and any(path.name != ".lock" for path in out.iterdir())
         else:
-            taken = bool(Bucket(remote).entries())
+            names = (entry.name for entry in Bucket(remote).entries())
+            taken = any(name != CLAIM and not name.startswith(".") for name in names)
         require(not taken, f"{where} is not empty and holds no study; choose another --out")
         return None
     if text is None:
@@ -161,18 +163,24 @@ def write_resumed(
     """Note in manifest.json that a study goes on, and in study.json if it has grown.
 
     Raises:
-        ValueError: if the data are not those with which it started.
+        ValueError: if the data are not those with which it started, or manifest.json does not tell.
     """
     file = study.out / "manifest.json"
-    manifest = json.loads(file.read_text(encoding="utf-8"))
-    old = manifest["data"]["digest"]
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        old, resumed = str(manifest["data"]["digest"]), [*manifest["resumed"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        told = (
+            f"{study.where}/manifest.json is missing or damaged, so what the study was started on is unknown"
+        )
+        raise ValueError(f"{told}; choose another --out") from None
     require(
         old == data_digest,
         f"the study in {study.where} was started on other data (digest {old[:12]}, now {data_digest[:12]}); "
         "bring those back, or choose another --out",
     )
     session = {"started_at": values["started_at"], "commit": study.commit, "command": values["command"]}
-    _write(file, {**manifest, "resumed": [*manifest["resumed"], session], "ended_at": None})
+    _write(file, {**manifest, "resumed": [*resumed, session], "ended_at": None})
     budget = {name: values[name] for name in _GROWS}
     if any(stored[name] != budget[name] for name in budget):
         _write(study.out / "study.json", {**stored, **budget})

@@ -8,6 +8,7 @@ acts upon it. So a node may vanish at any time, with its folder.
 import hashlib
 import os
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from mmjsd.data import cache_dir
+from study.config import ClusterError
 from study.files import Bucket, Entry, is_url
 
 _RUN = ("study.json", "manifest.json", "optuna.journal")
@@ -22,6 +24,9 @@ _RUN = ("study.json", "manifest.json", "optuna.journal")
 
 _REPORTED = ("study.json", "manifest.json", "results/", "samples/")
 """What a report reads."""
+
+UNSHARED = "does not see the study's folder"
+"""In the sentence on a node that has no part in the folder of a study."""
 
 _LAST = "epoch.json"
 """The file of a checkpoint that is brought last, and without which it is none."""
@@ -106,6 +111,11 @@ class Mirror:
             self._kept.add(row)
         self.fetch_notes(trial_id)
 
+    def fetch_measurements(self, trial_id: str) -> None:
+        """Take what a trial that is trained elsewhere has measured so far."""
+        if self._bucket is not None:
+            self._take(_measurements(trial_id))
+
     def push_row(self, trial_id: str) -> None:
         """Bring the row of a trial that could not write one itself."""
         self._push(_row(trial_id))
@@ -138,8 +148,16 @@ class Mirror:
         """Make this node's files of a trial those that the bucket has: measurements, newest whole checkpoint.
 
         Several workers of one node may call this at once.
+
+        Raises:
+            ClusterError: if the study is in a folder that this node does not see.
         """
         if self._bucket is None:
+            if not (self.folder / "study.json").exists():
+                raise ClusterError(
+                    f"{socket.gethostname()} {UNSHARED} {self.folder}; start again with an --out that every "
+                    "node reaches: a shared folder, or a bucket"
+                )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{trial_id}.lock"):

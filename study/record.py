@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -336,8 +337,10 @@ def _hparams(trial: Trial) -> Iterator[Any]:
 
 def record_end(trial: Trial, state: store.State, error: str = "") -> None:
     """The row of a trial that could not write one: it was stopped, or its process vanished."""
-    checkpoint = _usable_checkpoint(trial)
-    notes = read_notes(checkpoint) if checkpoint else {}
+    checkpoint, notes = latest_checkpoint(trial.checkpoints), {}
+    if checkpoint:  # of which a node that trained none of it may have the notes alone
+        with suppress(ValueError):
+            notes = read_notes(checkpoint)
     now = datetime.now(UTC)
     wall_s, train_s = notes.get("wall_s", 0.0), notes.get("train_s", 0.0)
     row = {

@@ -109,6 +109,8 @@ def main(argv: Sequence[str]) -> int:
             return _run(study)
     except ValueError as refused:
         return _refuse(refused)
+    except PermissionError as error:
+        return _refuse(ValueError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}"))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -136,7 +138,9 @@ def read_command_line(argv: Sequence[str]) -> Request:
     stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume, remote)
     preset = early.preset or (stored["preset"] if stored else _default_preset(early))
     fields = {**PRESETS[preset], **question.space.base, **question.space.presets.get(preset, {})}
-    fields["data.name"] = early.dataset or fields["data.name"]
+    before = stored["base"].get("data") if stored else None
+    known = before.get("name") if isinstance(before, dict) else None
+    fields["data.name"] = early.dataset or known or fields["data.name"]
     data_set = TrialConfig().with_fields({"data.name": fields["data.name"]})
     kept = {name: stored[name] for name in _KEPT if stored and stored[name]}
     if kept.get("storage") == manifest.JOURNAL:
@@ -191,6 +195,7 @@ def plan(request: Request) -> Study:
         _log.info("--confirm %d is cut to the study's %s besides the base config", options.confirm, others)
 
     _check_objectives(options, sampler, base)
+    _check_scheduler(options, tried)
     if options.confirm:
         require(
             bool(space.domains), "the space varies no field, so there is nothing for --confirm to compare"
@@ -283,6 +288,9 @@ def _run(study: Study) -> int:
         return 1
     if outcome.missing and not outcome.budget_is_spent:
         return _note_interruption()
+    if not (outcome.complete or outcome.stopped or outcome.diverged or outcome.failed or outcome.missing):
+        sys.stderr.write("error: nothing was trained: every config that the sampler proposed was refused\n")
+        return 1
     counts = {"stopped": outcome.stopped, "diverged": outcome.diverged, "failed": outcome.failed}
     others = "".join(f", {count} {state}" for state, count in counts.items() if count or state != "stopped")
     _log.info("%s complete%s", plural(outcome.complete, "trial"), others)
@@ -300,7 +308,10 @@ def _place(out: str) -> tuple[Path, str | None]:
     """The folder in which this node works, and the URL of the one that counts, if it is in object storage."""
     if is_url(out):
         return mirror.local_folder(out), Bucket(out).url
-    return Path(out).expanduser().absolute(), None
+    try:
+        return Path(out).expanduser().absolute(), None
+    except RuntimeError as error:  # the home of a user that is none
+        raise ValueError(f"cannot find {out}: {error}; choose another --out") from None
 
 
 def _replay(trial: str) -> int:
@@ -391,6 +402,17 @@ def _check_objectives(options: StudyConfig, sampler: Sampler, base: TrialConfig)
         )
         draws = base.evaluation.importance_samples
         require(draws > 0, f"{late} needs evaluation.importance_samples >= 1, got {draws}")
+
+
+def _check_scheduler(options: StudyConfig, tried: Sequence[TrialConfig]) -> None:
+    """Refuse a scheduler that would never be asked: a trial's last evaluation stops nothing."""
+    is_asked = any(config.evaluation.every < config.training.epochs for config in tried)
+    every, epochs = tried[0].evaluation.every, plural(tried[0].training.epochs, "epoch")
+    require(
+        options.scheduler in (None, "none") or is_asked,
+        f"--scheduler {options.scheduler} stops configs between evaluations, but evaluation.every {every} "
+        f"leaves only that of the last of {epochs}; choose a smaller --evaluation.every, or leave it out",
+    )
 
 
 def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) -> None:

@@ -1,6 +1,7 @@
 """What a study varies: domains of values, and search spaces made of them. Imports no torch, ray or optuna."""
 
 import importlib.util
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from itertools import chain, combinations, product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from mmjsd.config import require
 from mmjsd.data import DATASETS
@@ -88,6 +89,13 @@ class Choice(Domain):
 
     def __post_init__(self) -> None:
         require(len(self.options) >= 1, "Choice needs at least one option, got none")
+        for option in self.options:
+            try:
+                json.dumps(option)
+            except TypeError:
+                name = type(option).__name__
+                told = f"Choice needs options that JSON can hold, got {option!r} ({name})"
+                raise ValueError(told) from None
         for index, option in enumerate(self.options):
             require(option not in self.options[:index], f"Choice repeats the option {option!r}")
 
@@ -124,6 +132,8 @@ class Integer(Domain):
     log: bool = False
 
     def __post_init__(self) -> None:
+        whole = all(isinstance(end, int) and not isinstance(end, bool) for end in (self.low, self.high))
+        require(whole, f"Integer needs whole numbers as ends, got {self.low!r} and {self.high!r}")
         require(self.low < self.high, f"Integer needs low < high, got {self.low} and {self.high}")
         require(not self.log or self.low >= 1, f"a logarithmic Integer needs low >= 1, got {self.low}")
 
@@ -329,6 +339,18 @@ class SearchSpace:
     presets: Mapping[Preset, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, domain in self.domains.items():
+            is_domain = isinstance(domain, Domain)
+            require(
+                is_domain, f"search space gives {name} {domain!r}; expected a domain, such as Choice((1, 2))"
+            )
+        for name, fields in self.presets.items():
+            known = get_args(Preset)
+            require(name in known, f"search space has no preset {name!r}; expected {' or '.join(known)}")
+            is_mapping = isinstance(fields, Mapping)
+            require(
+                is_mapping, f"search space sets preset {name} to {fields!r}; expected fields by their paths"
+            )
         setters = [(name, path) for name in self.domains for path in self._set_by(name)]
         for name, path in setters:
             twice = path in self.base and path == name
@@ -370,7 +392,10 @@ class SearchSpace:
         first = {path: value for each in points.values() for path, value in each[0].items()}
         tried = []
         for name, each in points.items():
-            for point in each:
+            # Evenly spaced numbers may all be whole, or even, where those that are drawn are not.
+            domain = self.domains[name]
+            drawn = [_Example(case) for case in (domain.cases if isinstance(domain, Cases) else ("",))]
+            for point in [*each, *(domain.params(draw, name) for draw in drawn)]:
                 try:
                     tried.append(self.decode({**first, **point}, base))
                 except ValueError as error:
@@ -475,6 +500,25 @@ def load_question(name: str, folder: Path) -> Question:
         raise ValueError(f"space file {path} defines no SPACE = SearchSpace(...)")
     title, _, description = (module.__doc__ or "").strip().partition("\n")
     return Question(name=path.stem, title=title, description=description.strip(), space=space)
+
+
+@dataclass(frozen=True)
+class _Example:
+    """An Optuna trial that draws numbers from within their ranges, and this case."""
+
+    case: str
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:  # noqa: ARG002
+        """The case, if there is one."""
+        return self.case if self.case in choices else choices[0]
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:  # noqa: ARG002
+        """The lowest but one."""
+        return low + 1
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:  # noqa: ARG002
+        """The golden section."""
+        return low + (high - low) * 0.618034
 
 
 def _without(fields: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:

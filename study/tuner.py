@@ -45,6 +45,7 @@ MAX_CRASHES = 2
 """How often a trial whose process vanished is tried again, from its last checkpoint."""
 
 _DISK_IS_FULL = "disk_is_full"
+_UNSHARED = "unshared"
 """What a trial reports instead of an epoch when it could not write."""
 
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
@@ -96,7 +97,7 @@ def run_study(study: Study) -> Outcome:
             )
         metric = study.objectives[0]
         display = Display(study.name, search.num_missing, study.base.training.epochs, metric)
-        with display, Loggers(study) as loggers:
+        with display, Loggers(study, mirror.fetch_measurements) as loggers:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -124,6 +125,8 @@ def run_study(study: Study) -> Outcome:
     finally:
         if started_here:
             ray.shutdown()
+    if searcher.unshared:
+        raise ClusterError(searcher.unshared)
     if searcher.disk_is_full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(study.out))
     if not search.num_missing:
@@ -234,7 +237,7 @@ def _train_in_process(threads: int, mirror: Mirror) -> Any:
         import torch
 
         torch.set_num_threads(threads)
-        with _full_disk_told():
+        with _halt_told():
             train_mirrored(config["trials"], "cpu", tune.report, mirror)
 
     return train
@@ -242,21 +245,24 @@ def _train_in_process(threads: int, mirror: Mirror) -> Any:
 
 def _train_by_workers(workers: int, gpus_per_worker: float, mirror: Mirror) -> Any:
     def train(config: dict[str, Any]) -> None:
-        with _full_disk_told():
+        with _halt_told():
             train_on_workers(config["trials"], workers, gpus_per_worker, mirror)
 
     return train
 
 
 @contextmanager
-def _full_disk_told() -> Iterator[None]:
-    """Ends a trial that found no space to write, without a row, and lets the driver know why."""
+def _halt_told() -> Iterator[None]:
+    """Ends a trial that found no space, or no folder of the study, without a row; the driver learns why."""
     try:
         yield
     except Exception as error:
-        if not is_disk_full(error):
+        if is_disk_full(error):
+            tune.report({_DISK_IS_FULL: True})
+        elif isinstance(error, ClusterError):
+            tune.report({_UNSHARED: str(error)})
+        else:
             raise
-        tune.report({_DISK_IS_FULL: True})
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
@@ -279,6 +285,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self.raised: dict[str, str] = {}
         """What a trial's process raised last, by Ray's name of the trial; nothing of one that vanished."""
 
+        self.unshared = ""
+        """Which node does not see the study's folder, in a sentence; no further trial starts."""
+
         self.disk_is_full = False
         """Whether a trial could not write; no further one starts, and none of those that run has ended."""
 
@@ -292,7 +301,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         return self._is_spent
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        must_end = self.budget_is_spent or self.disk_is_full
+        must_end = self.budget_is_spent or self.disk_is_full or bool(self.unshared)
         # What is ready is shared among the slots that are free, so that none waits while a pack is full.
         share = -(-self._search.num_ready // max(1, self.slots - len(self._running)))
         limit = max(1, min(self._search.study.pack, share))
@@ -325,6 +334,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         lost_s = self._lost_s.pop(trial_id, 0.0)
         lost_s += (result or {}).get(LOST, 0.0) * self._search.study.workers
         self.disk_is_full |= _DISK_IS_FULL in (result or {})
+        self.unshared = (result or {}).get(_UNSHARED, self.unshared)
         reason = self.raised.pop(
             trial_id, f"its process vanished {MAX_CRASHES + 1} times; memory may be short"
         )

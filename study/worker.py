@@ -24,8 +24,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmjsd.batches import Workers
 from study import store
+from study.config import ClusterError
 from study.desk import ENDED, NUMBER, Desk
-from study.mirror import Mirror
+from study.mirror import UNSHARED, Mirror
 from study.record import Trial, is_disk_full, record, record_end
 
 MAX_FAILURES = 2
@@ -60,6 +61,8 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, 
                         failures.append(message[_FAILURE])
                         if is_disk_full(failures[-1]):
                             raise OSError(failures[-1])
+                        if UNSHARED in failures[-1]:
+                            raise ClusterError(failures[-1].partition("ClusterError: ")[2])
                         if len(failures) > MAX_FAILURES:
                             break
                     elif message:
@@ -68,7 +71,7 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, 
                     return
         except Exception as error:  # whatever ended the run; the study goes on with another
             _crew.cache_clear()
-            if is_disk_full(str(error)):
+            if is_disk_full(str(error)) or isinstance(error, ClusterError):
                 raise
             failures.append(f"{type(error).__name__}: {error}")
     for trial in trials:

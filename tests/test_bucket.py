@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from analysis import report
+from study import claim
 from study.files import Bucket, FilesError
 from study.mirror import Mirror, local_folder
 from tests.command_line import refused, start
@@ -94,6 +95,14 @@ def test_refuses_a_folder_that_holds_something_else_and_a_study_that_is_not_ther
     assert Bucket("s3://studies/cli/other").read("notes.txt") == b"mine"
     told = refused(capsys, f"{SMOKE} s3://studies/cli/none --resume")
     assert told.startswith("nothing to resume: there is no s3://studies/cli/none/study.json")
+
+
+def test_a_claim_of_a_process_that_was_killed_before_its_study_began_takes_no_folder(pushing, monkeypatch):
+    monkeypatch.setattr(claim, "BEAT_S", 0.1)
+    url = "s3://studies/cli/killed"
+    Bucket(url).write("claim.json", b'{"owner": "process 7", "beats": 1}')
+    assert start(f"{SMOKE} {url}") == 0
+    assert "study.json" in {entry.name for entry in Bucket(url).entries()}
 
 
 def test_storage_that_is_lost_ends_a_study_that_can_go_on(tuner, capsys):

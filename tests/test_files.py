@@ -183,6 +183,9 @@ def test_refuses_a_url_in_one_sentence_without_secrets(url, words):
 def test_tells_urls_from_paths():
     assert is_url("s3://bucket/run")
     assert is_url("gs://bucket/run")
+    assert is_url("S3://bucket/run")
+    assert is_url("s3:/bucket/run")
+    assert Bucket("S3://bucket/run").url == "s3://bucket/run"
     assert not is_url("runs/s3")
     assert not is_url("/runs/a")
     assert not is_url("C:/runs")

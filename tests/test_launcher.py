@@ -175,6 +175,19 @@ def test_names_the_mistake(tmp_path, name, mistake):
     assert any(words in each for each in found), found
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("kuberay.yaml", (("--address auto", "--address=auto"), ("--out s3://", "--out=s3://"))),
+        ("slurm.sh", (("--nodes=", "-N "), ("--time=", "-t "), ("--cpus-per-task=", "-c"))),
+    ],
+)
+def test_takes_options_in_every_way_that_their_program_does(tmp_path, name, changes):
+    text = filled(tmp_path, name).read_text()
+    assert all(old in text for old, _ in changes)
+    assert problems(filled(tmp_path, name, *changes)) == []
+
+
 def test_names_what_the_user_lacks(tmp_path):
     file = filled(tmp_path, "gpu.yaml")
     token = Path(TOKEN).expanduser()

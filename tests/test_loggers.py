@@ -156,6 +156,20 @@ def test_a_logger_that_fails_is_told_once_and_stops_nothing(tmp_path, monkeypatc
     assert other.left == [first.trial_id, second.trial_id]
 
 
+def test_what_another_node_measured_is_fetched_before_it_is_shown(tmp_path, monkeypatch):
+    shown = Shown()
+    monkeypatch.setitem(loggers._LOGGERS, "wandb", shown)
+    made, (first, second) = begin(tmp_path, "wandb")
+    there = {first.trial_id: (first, 1), second.trial_id: (second, EPOCHS)}
+    with Loggers(made, lambda trial_id: measure(*there[trial_id])) as session:
+        session.progressed(first)
+        end(second)
+        session.ended(second)
+    assert {each[1:] for each in shown.epochs} == {(first.trial_id, 1, first.replicate + 1 / 8)} | curves(
+        second
+    )
+
+
 def test_a_retried_trial_is_shown_again_and_its_new_end(tmp_path, monkeypatch):
     shown = Shown()
     monkeypatch.setitem(loggers._LOGGERS, "mlflow", shown)

@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 from analysis.api import load
 from mmjsd.metrics import Score
 from study import record, store
+from study.config import ClusterError
 from study.files import Bucket, FilesError
 from study.mirror import Mirror, local_folder, local_run
 from study.search import Search
@@ -355,7 +356,29 @@ def test_without_a_url_does_nothing(tmp_path):
     mirror.push_run()
     mirror.ended("x")
     mirror.push_row("x")
-    mirror.fetch_trial("x")
+    mirror.fetch_measurements("x")
     mirror.push_trial("x")
     assert list(tmp_path.iterdir()) == []
     assert local_run(tmp_path) == tmp_path
+
+
+def test_a_node_that_does_not_see_the_studys_folder_says_so(tmp_path):
+    mirror = Mirror(tmp_path, None)
+    with pytest.raises(
+        ClusterError, match=f"does not see the study's folder {tmp_path}; start again with an"
+    ):
+        mirror.fetch_trial("x")
+    (tmp_path / "study.json").write_text("{}")
+    mirror.fetch_trial("x")
+
+
+def test_takes_what_is_measured_elsewhere_and_nothing_else(tmp_path):
+    url, name = "s3://studies/mirror/measured", "results/measurements/x-r0.parquet"
+    Bucket(url).write(name, b"as it is")
+    Bucket(url).write("results/measurements/y-r0.parquet", b"another's")
+    here = Mirror(tmp_path / "here", url)
+    here.fetch_measurements("x-r0")
+    here.fetch_measurements("none-r0")
+    found = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    assert found == [tmp_path / "here" / name]
+    assert found[0].read_bytes() == b"as it is"

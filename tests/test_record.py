@@ -1,6 +1,7 @@
 """A trial that goes wrong, its training played: its state, what the sampler hears and the report says."""
 
 import errno
+import json
 
 import pytest
 import torch
@@ -131,6 +132,22 @@ def test_goes_on_from_its_checkpoint_unless_that_or_what_it_measured_is_damaged(
     assert asked == [path if damage == "none" else None]
     row = store.read_trial(tmp_path, trial.trial_id)
     assert row["epochs"] == (2 if damage == "none" else 0)
+
+
+def test_that_another_node_trained_has_what_its_notes_tell(tmp_path):
+    """Of which the study's process has neither measurements nor model."""
+    trial = Search(study(tmp_path, trials=1, replicates=1)).next()
+    path = trial.checkpoints / "epoch-000003"
+    path.mkdir(parents=True)
+    notes = {"epoch": 3, "wall_s": 4.0, "train_s": 3.0, "num_samples": 9, "started_at": 1.0, "host": "there"}
+    (path / "epoch.json").write_text(json.dumps({"epoch": 3, "notes": notes}))
+    record.record_end(trial, "STOPPED")
+    row = store.read_trial(tmp_path, trial.trial_id)
+    assert (row["epochs"], row["device_s"], row["samples_per_s"], row["host"]) == (3, 4.0, 3.0, "there")
+    (path / "epoch.json").write_text("{")
+    record.record_end(trial, "FAILED", "it vanished")
+    row = store.read_trial(tmp_path, trial.trial_id)
+    assert (row["state"], row["epochs"], row["device_s"]) == ("FAILED", 0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,15 @@ BOTH = "--objectives mean_coherence log_likelihood"
             f"--space smoke --evaluation.importance_samples 0 {BOTH}",
             "log_likelihood needs evaluation.importance_samples >= 1, got 0",
         ),
+        (
+            "--space smoke --scheduler asha --evaluation.every 9",
+            "--scheduler asha stops configs between evaluations, but evaluation.every 9 leaves only that",
+        ),
+        (
+            "--space smoke --out s3:/bucket/run",
+            "s3:///bucket/run names no folder in a bucket; expected s3://",
+        ),
+        ("--space smoke --out ~nobody-of-this-name/run", "cannot find ~nobody-of-this-name/run:"),
         ("--space smoke --loggers wandbb", "--loggers cannot be 'wandbb'; expected one of mlflow, wandb"),
         ("--space smoke --confirm -1", "confirm must be >= 0, got -1"),
         ("--space smoke --confirm-replicates 3", "--confirm-replicates goes with --confirm; add it"),
@@ -155,6 +164,10 @@ def test_refuses_data_that_are_not_there(capsys, tmp_path):
         ("SPACE = SearchSpace({'objective.beta': Uniform(-1, 2)})", "beta must be finite and >= 0, got -1"),
         ("SPACE = SearchSpace({'objective.weights': Simplex(3)})", "needs a Simplex of size 4 for digits"),
         ("SPACE = SearchSpace({}, base={'model.wdth': 1})", "did you mean 'model.width'?"),
+        (
+            "SPACE = SearchSpace({'objective.beta': (1, 2)})",
+            "cannot be loaded: ValueError: search space gives",
+        ),
     ],
 )
 def test_refuses_a_space_file_that_cannot_be(capsys, text, sentence):

@@ -188,6 +188,38 @@ def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, c
     assert (tuner.study.confirm, tuner.study.objectives) == (0, ("mean_coherence",))
 
 
+def test_a_data_set_is_kept_when_a_study_is_resumed(tuner, capsys):
+    assert start("--space fusion --dataset faces --out a") == 0
+    assert start("--space fusion --out a --resume") == 0
+    assert [study.base.data.name for study in tuner.studies] == ["faces"] * 2
+    assert tuner.studies[0].base == tuner.studies[1].base
+    sentence = refused(
+        capsys, "--space fusion --out a --resume --dataset polydigits-2 --objectives coherence"
+    )
+    assert sentence.startswith("the study in ")
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"data": {"dig', '{"data": 1}'])
+def test_a_study_whose_manifest_is_missing_or_damaged_is_refused(tuner, capsys, content):
+    assert start("--space smoke") == 0
+    file = Path("runs/smoke/manifest.json")
+    file.unlink() if content is None else file.write_text(content)
+    sentence = refused(capsys, "--space smoke --resume")
+    assert (
+        "smoke/manifest.json is missing or damaged, so what the study was started on is unknown" in sentence
+    )
+    assert len(tuner.studies) == 1
+
+
+def test_a_study_that_goes_on_has_not_ended(tuner):
+    assert start("--space smoke") == 0
+    manifest.write_ended(tuner.study.out)
+    file = Path("runs/smoke/manifest.json")
+    assert json.loads(file.read_text())["ended_at"]
+    assert start("--space smoke --resume") == 0
+    assert json.loads(file.read_text())["ended_at"] is None
+
+
 def test_folders_are_absolute(tuner, tmp_path):
     Path("mine").mkdir()
     start("--space smoke --data-dir mine")
@@ -255,6 +287,16 @@ def test_a_dry_run_of_a_study_that_goes_on_knows_its_trials(capsys, tmp_path):
             "error: no space left for runs/smoke; free some, and the same command with --resume goes on",
         ),
         ({"error": ConnectionError("no Ray\nat auto")}, 2, "error: no Ray at auto"),
+        (
+            {"error": PermissionError(errno.EACCES, "Permission denied", "/root/x")},
+            2,
+            "error: cannot read or write /root/x: Permission denied",
+        ),
+        (
+            {"complete": 0},
+            1,
+            "error: nothing was trained: every config that the sampler proposed was refused",
+        ),
     ],
 )
 def test_exit_code_says_how_the_study_ended(capsys, tuner, ending, code, words):

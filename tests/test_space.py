@@ -276,7 +276,9 @@ def test_tpe_finds_good_weights_on_the_simplex():
     [
         (lambda: Choice(()), "Choice needs at least one option, got none"),
         (lambda: Choice((1, 2, 1)), "Choice repeats the option 1"),
+        (lambda: Choice((np.int64(1), 2)), r"options that JSON can hold, got .*1.* \(int64\)"),
         (lambda: Integer(3, 3), "Integer needs low < high, got 3 and 3"),
+        (lambda: Integer(1.5, 4), "Integer needs whole numbers as ends, got 1.5 and 4"),
         (lambda: Integer(0, 3, log=True), "a logarithmic Integer needs low >= 1, got 0"),
         (lambda: Uniform(2, 1), "Uniform needs low < high, got 2 and 1"),
         (lambda: Uniform(0, math.inf), "Uniform needs finite ends, got 0 and inf"),
@@ -289,6 +291,12 @@ def test_tpe_finds_good_weights_on_the_simplex():
             lambda: SearchSpace({"objective.beta": Choice((1,)), "own": Cases({"a": {"objective.beta": 2}})}),
             "varies 'objective.beta' and the whole of 'objective.beta'",
         ),
+        (
+            lambda: SearchSpace({"objective.beta": (1.0, 2.5)}),
+            r"gives objective.beta \(1.0, 2.5\); expected a domain, such as Choice",
+        ),
+        (lambda: SearchSpace({}, presets={"labtop": {}}), "has no preset 'labtop'; expected laptop or paper"),
+        (lambda: SearchSpace({}, presets={"laptop": None}), "sets preset laptop to None; expected fields"),
         (lambda: Uniform(0, 1).grid(1), "a grid needs at least 2 levels, got 1"),
         (
             lambda: SearchSpace({"objective.beta": Uniform(1, 2)}, base={"objective.beta": 1}),
@@ -319,6 +327,8 @@ def test_refuses_what_is_no_domain(make, sentence):
             r"gives objective.beta .*: beta must be .* >= 0, got -1",
         ),
         ({"training.epochs": Uniform(1, 9)}, "gives training.epochs .* valid integer"),
+        ({"training.epochs": Uniform(1, 8)}, "gives training.epochs .* valid integer"),
+        ({"own": Cases({"a": {}, "b": {"training.epochs": Uniform(1, 8)}})}, "gives own .* valid integer"),
         ({"objective.name": Choice(("mmjsd", "mmjds"))}, "gives objective.name .*'mmjds'"),
         (
             {"objective.weights": Simplex(3)},

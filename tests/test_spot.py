@@ -2,12 +2,21 @@
 
 import http.server
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster import spot
+
+ROOT = Path(__file__).resolve().parents[1]
 
 NOTHING = (404, "")
 
@@ -60,3 +69,42 @@ def test_of_google_is_heard_once_there_is_one(metadata):
     assert spot.wait("gcp", address) == 30
     assert [path for _, path, _ in asked] == ["/computeMetadata/v1/instance/preempted"] * 3
     assert {name.lower(): value for name, value in asked[0][2].items()}["metadata-flavor"] == "Google"
+
+
+@pytest.mark.parametrize("name", ["gpu.yaml", "gcp.yaml"])
+def test_starting_a_worker_ends_the_program_of_an_earlier_start_and_not_its_own_shell(tmp_path, name):
+    """The command as Ray's launcher runs it, with Ray played; pkill tells what it would end."""
+    settings = yaml.safe_load((ROOT / "cluster" / name).read_text())
+    program = tmp_path / "mmjsd-study" / "cluster" / "spot.py"
+    scripts, started, ended = tmp_path / "bin", tmp_path / "started", tmp_path / "ended"
+    for folder in (program.parent, scripts, tmp_path / "mmjsd-venv" / "bin"):
+        folder.mkdir(parents=True)
+    program.write_text(f"import os, time; open('{started}', 'a').write(f'{{os.getpid()}} '); time.sleep(60)")
+    (tmp_path / "mmjsd-venv" / "bin" / "activate").touch()
+    (scripts / "python").symlink_to(sys.executable)
+    for command, what in (("ray", "true"), ("pkill", f'pgrep -a "$@" >> {ended}')):
+        (scripts / command).write_text(f"#!/bin/sh\n{what}\n")
+        (scripts / command).chmod(0o755)
+    (tmp_path / ".bash_profile").write_text(f"export PATH={scripts}:$PATH\n")
+    command = settings["worker_start_ray_commands"][-1].replace("-n 65536", "-n")
+    environment = os.environ | {"HOME": str(tmp_path), "RAY_HEAD_IP": "127.0.0.1"}
+
+    def programs(count):
+        for _ in range(100):
+            found = [int(each) for each in started.read_text().split()] if started.exists() else []
+            if len(found) == count:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"expected {count} programs, found {found}")
+
+    try:
+        for count in (1, 2):
+            shell = ["bash", "--login", "-c", "-i", f"true && ({command})"]
+            assert subprocess.run(shell, env=environment, capture_output=True, check=False).returncode == 0
+            running = programs(count)
+        told = dict(line.split(" ", 1) for line in ended.read_text().splitlines())
+        assert str(running[0]) in told
+        assert not [line for line in told.values() if line.startswith("bash")]
+    finally:
+        for pid in map(int, started.read_text().split()):
+            os.kill(pid, signal.SIGKILL)

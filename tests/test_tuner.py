@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from ray.tune.utils.util import flatten_dict
 
 from study import tuner
+from study.config import ClusterError
 from study.mirror import Mirror
 
 
@@ -128,6 +129,35 @@ def test_no_trial_starts_once_one_found_the_disk_full(clock, tmp_path):
     made.on_trial_complete("a", {"disk_is_full": True})
     assert made.disk_is_full
     assert made.suggest("b") == Searcher.FINISHED
+
+
+def test_no_trial_starts_once_a_node_did_not_see_the_studys_folder(clock, tmp_path):
+    made, search = searcher()
+    search.is_waiting = True
+    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    search.next_pack = lambda size: [trial]
+    search.is_stopped = lambda trial: False
+    made.suggest("a")
+    made.on_trial_complete("a", {"unshared": "node 7 does not see it"})
+    assert made.unshared == "node 7 does not see it"
+    assert made.suggest("b") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("error", "report"),
+    [
+        (OSError(28, "No space left on device"), {"disk_is_full": True}),
+        (ClusterError("node 7 does not see it"), {"unshared": "node 7 does not see it"}),
+    ],
+)
+def test_what_is_no_trials_fault_is_told_and_anything_else_raised(monkeypatch, error, report):
+    told = []
+    monkeypatch.setattr(tuner.tune, "report", told.append)
+    with tuner._halt_told():
+        raise error
+    assert told == [report]
+    with pytest.raises(KeyError), tuner._halt_told():
+        raise KeyError("x")
 
 
 @pytest.mark.parametrize(
