@@ -72,19 +72,20 @@ class Display:
 
     def ended(self, trial: Trial) -> None:
         """A trial has ended in whatever way; the tables know which. One that went wrong is told at once."""
-        row = store.read_trial(trial.out, trial.trial_id)
-        state = row["state"] if row else "FAILED"
-        if state in ("DIVERGED", "FAILED"):
-            error = row["error"].strip().splitlines() if row else []
-            reason = error[-1] if error else "no reason known"
-            self._console.print(Text(f"{trial.trial_id} {state}: {reason}"), soft_wrap=True)
-        self._states[state] = self._states.get(state, 0) + 1
-        value = row["objective_value"] if row else None
-        if value is not None and (self._best is None or value > self._best[0]):
-            self._best = (value, _swept(trial))
         task = self._tasks.pop(trial.trial_id, None)
         if task is not None:
             self._progress.remove_task(task)
+        row = store.read_trial(trial.out, trial.trial_id)
+        if row is None:  # it was interrupted, and goes on another time
+            return
+        state, value = row["state"], row["objective_value"]
+        if state in ("DIVERGED", "FAILED"):
+            error = row["error"].strip().splitlines()
+            reason = error[-1] if error else "no reason known"
+            self._console.print(Text(f"{trial.trial_id} {state}: {reason}"), soft_wrap=True)
+        self._states[state] = self._states.get(state, 0) + 1
+        if value is not None and (self._best is None or value > self._best[0]):
+            self._best = (value, _swept(trial))
         self._progress.update(self._study, completed=sum(self._states.values()))
 
     def _render(self) -> Group:

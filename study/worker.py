@@ -62,7 +62,7 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, 
                         if is_disk_full(failures[-1]):
                             raise OSError(failures[-1])
                         if UNSHARED in failures[-1]:
-                            raise ClusterError(failures[-1].partition("ClusterError: ")[2])
+                            raise ClusterError(failures[-1].partition("ClusterError: ")[2].splitlines()[0])
                         if len(failures) > MAX_FAILURES:
                             break
                     elif message:
