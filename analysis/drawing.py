@@ -142,10 +142,7 @@ def shades(*, lower_is_better: bool) -> Colormap:
 
 def look_of(config: Config, factors: Sequence[Factor]) -> tuple[str, int]:
     """Colour by the first factor's level; the second's position decides on marker or dashes."""
-    positions = [
-        factor.levels.index(value) if (value := factor.value(config)) in factor.levels else 0
-        for factor in factors
-    ]
+    positions = [factor.levels.index(factor.value(config)) for factor in factors]
     colour, shape = [*positions, 0, 0][:2]
     return PALETTE[colour % len(PALETTE)], shape % len(MARKERS)
 

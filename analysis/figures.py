@@ -105,7 +105,8 @@ def _interaction(findings: Findings) -> Drawing | None:
     )
     if findings.interaction:
         test = findings.interaction
-        caption += f" F test of their interaction: F({test.dof[0]}, {test.dof[1]}) = {test.statistic:.1f}, "
+        of = "their interaction" if len(results.factors) == 2 else "the interactions of all factors"
+        caption += f" F test of {of}: F({test.dof[0]}, {test.dof[1]}) = {test.statistic:.1f}, "
         caption += f"{p_text(test.p_value)}."
     title = f"{crossing.along.name} and {crossing.lines.name} together"
     return save("interaction", title, caption, 4.1, paint)
@@ -414,7 +415,7 @@ def _learning_curves(findings: Findings) -> Drawing | None:
         else:
             legend(axes, factors, lambda index: {"ls": DASHES[index]})
 
-    bands = "; bands span the replicates" if results.num_replicates > 1 else ""
+    bands = "; bands span the replicates" if any(len(config.trials) > 1 for config in results.configs) else ""
     thick = " Thick: the best config." if findings.best else ""
     most = f" The best {_MOST_CURVES} configs." if len(curves) == _MOST_CURVES else ""
     caption = f"Validation {results.objective.label}, mean over replicates{bands}.{thick}{most}"
@@ -422,9 +423,16 @@ def _learning_curves(findings: Findings) -> Drawing | None:
 
 
 def _shown_by_look(findings: Findings) -> list[Factor]:
-    """The two factors of the largest effects, of those for whose levels there are colours and markers."""
+    """The two factors of the largest effects, of those that all configs have and for whose levels there are
+    colours and markers.
+    """
+    configs = [each.config for each in findings.configs]
     factors = [finding.factor for finding in findings.effects]
-    return [factor for factor in factors if len(factor.levels) <= len(PALETTE)][:2]
+    return [
+        factor
+        for factor in factors
+        if len(factor.levels) <= len(PALETTE) and all(factor.value(each) is not None for each in configs)
+    ][:2]
 
 
 def _curves(findings: Findings) -> Iterator[tuple[ConfigFinding, list[tuple[int, list[float]]]]]:

@@ -33,6 +33,10 @@ _NO_MATTER = ("seed", "data.dir")
 """Fields of a config that are no part of the question."""
 
 
+_NONE = "none"
+"""The level of a field whose options hold null, which elsewhere means that a field does not apply."""
+
+
 class ReportError(ValueError):
     """Run folders that no report can be made of; the message says why."""
 
@@ -85,19 +89,19 @@ def load(*runs: Path | str) -> Results:
     ]
     metric = _common_metric(sources)
     differing = _differing(sources)
+    domains = _domains(sources, differing)
     descending = metric not in LOWER_IS_BETTER
-    configs = _configs(sources, differing, descending=descending)
+    configs = _configs(sources, differing, domains, descending=descending)
     objective = _objective(metric, sources)
     others = [_objective(each, sources) for each in sources[0].objectives[1:]] if len(sources) == 1 else []
     modalities = _modalities(sources)
-    domains = _domains(sources, differing)
     samplers = {source.run.study.get("sampler") for source in sources}
     return Results(
         runs=tuple(source.run for source in sources),
         trial_rows=_stacked([source.trials for source in sources], labels),
         measurements=_stacked([source.measurements for source in sources], labels),
         configs=configs,
-        confirmed=_configs(sources, differing, confirming=True, descending=descending),
+        confirmed=_configs(sources, differing, domains, confirming=True, descending=descending),
         factors=tuple(_factors(configs, domains, modalities, is_grid=samplers == {"grid"})),
         aliases={fields[0]: tuple(fields[1:]) for fields in differing},
         domains=domains,
@@ -179,8 +183,9 @@ def _common_metric(sources: Sequence[_Source]) -> str:
 
 
 def _differing(sources: Sequence[_Source]) -> list[list[str]]:
-    """Fields that the runs do not share, in groups that differ alike and so cannot be told apart.
+    """Fields that the runs do not share, in groups that cannot be told apart.
 
+    Those of a group differ alike, or as the objective's name or the data set's determines.
     Fields that a run sweeps are left out: each of its configs has its own value.
     """
     if len(sources) == 1:
@@ -195,6 +200,10 @@ def _differing(sources: Sequence[_Source]) -> list[list[str]]:
         values = [each.get(path) for each in fields]
         groups.setdefault(tuple(values.index(value) for value in values), []).append(path)
     groups.pop((0,) * len(sources), None)
+    for lead in [which for which, group in groups.items() if group[0] in _LEADING]:
+        for which in [each for each, group in groups.items() if group[0] not in _LEADING]:
+            if len(set(zip(lead, which, strict=True))) == len(set(lead)):
+                groups[lead] += groups.pop(which)
     everywhere = [set(_settings(source, swept)) for source in sources]
     told_apart = len(set(zip(*groups, strict=True))) == len(sources)
     if not told_apart and sum(map(len, everywhere)) > len(set().union(*everywhere)):
@@ -243,19 +252,22 @@ def _value(row: Mapping[str, Any], path: str) -> Any:
 def _configs(
     sources: Sequence[_Source],
     differing: Sequence[Sequence[str]],
+    domains: Mapping[str, Mapping[str, Any]],
     *,
     confirming: bool = False,
     descending: bool,
 ) -> tuple[Config, ...]:
     """The configs of the searches, or of the confirmations, of all runs, best first."""
     paths = list(dict.fromkeys(path for source in sources for path in _swept(source)))
+    offers_none = {path for path, domain in domains.items() if None in domain.get("options", ())}
     configs = []
     for source in sources:
         fields = _fields(source) | {"run": source.run.label}
         shared = {group[0]: fields.get(group[0]) for group in differing}
         base = _question(source.run.study.get("base") or {})
         for config_hash, group in source.by_config(confirming=confirming).items():
-            params = {path: _value(group[0], path) for path in paths}
+            params = shared | {path: _value(group[0], path) for path in paths}
+            params |= {path: _NONE for path in offers_none if params.get(path) is None}
             settings = json.loads(group[0]["config"])
             trials = [{**row, "trial_id": source.prefix + row["trial_id"]} for row in group]
             trials.sort(key=lambda row: row["replicate"])
@@ -263,7 +275,7 @@ def _configs(
                 Config(
                     source.prefix + config_hash,
                     source.run.label,
-                    shared | params,
+                    params,
                     settings,
                     tuple(Trial.of(row, source.run.folder) for row in trials),
                     is_base=_question(settings) == base,
@@ -439,10 +451,13 @@ def _levels(values: Sequence[Any], domain: Mapping[str, Any], *, is_grid: bool) 
         return ()
     if numeric:
         return tuple(sorted(distinct))
-    options = [tuple(each) if isinstance(each, list) else each for each in domain.get("options", [])]
-    return tuple(
-        sorted(distinct, key=lambda value: options.index(value) if value in options else len(options))
-    )
+    places: dict[Hashable, int] = {}
+    for place, option in enumerate(domain.get("options", [])):
+        stored = _NONE if option is None else tuple(option) if isinstance(option, list) else option
+        text = json.dumps(option, sort_keys=True) if isinstance(option, dict) else str(option)
+        for form in (text,) if isinstance(option, dict) else (text, stored):  # text where types are mixed
+            places.setdefault(form, place)
+    return tuple(sorted(distinct, key=lambda value: places.get(value, len(places))))
 
 
 def _short_names(paths: Sequence[str]) -> dict[str, str]:

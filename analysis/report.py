@@ -73,7 +73,7 @@ class SampleGrid:
     @property
     def name(self) -> str:
         """Of its copy among the figures."""
-        return f"samples_{self.trial.samples.name}_{self.file.name}"
+        return f"samples_{self.trial.trial_id.replace('/', '_')}_{self.file.name}"
 
     @property
     def data_url(self) -> str:

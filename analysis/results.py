@@ -286,11 +286,11 @@ class Results:
         planned = {run.label: int(run.study.get("trials") or 0) for run in self.runs if not run.has_ended}
         return sum(max(tried[run.label], planned.get(run.label, 0)) for run in self.runs)
 
-    @property
-    def num_replicates(self) -> int:
-        """As planned, or the most that a config has."""
-        planned = max(int(run.study.get("replicates") or 0) for run in self.runs)
-        return planned or max((len(config.trials) for config in self.configs), default=0)
+    def num_replicates(self, config: Config) -> int:
+        """As planned in its run, or the most that a config has there."""
+        (run,) = (run for run in self.runs if run.label == config.run)
+        most = max((len(each.trials) for each in self.configs if each.run == run.label), default=0)
+        return int(run.study.get("replicates") or most)
 
     @property
     def num_missing(self) -> int:

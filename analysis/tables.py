@@ -90,7 +90,7 @@ def config_table(findings: Findings) -> Table | None:
             Cell(mark, sort={"best": 0, "tied": 1}.get(mark, 2)),
             Cell(validated, "number", validation),
             *(_estimate_cell(each.estimates[column.key], column.decimals) for column in findings.columns),
-            _replicates_cell(each, results.num_replicates),
+            _replicates_cell(each, results.num_replicates(each.config)),
             Cell(fixed(each.config.device_s, 1), "number", each.config.device_s),
         ]
         rows.append(Row(tuple(cells), each.is_best))

@@ -83,7 +83,8 @@ def _confirmation_sentence(ranked: Sequence[Confirmed], subject: str, findings: 
     among = plural(len(ranked), "config") + (", the base among them," if has_base else "")
     if len(ranked) == 1:
         among = "the base config" if has_base else "one config"
-    seeds = plural(len(winner.config.complete), "fresh seed")
+    numbers = sorted({len(each.config.complete) for each in ranked})
+    seeds = f"{numbers[0]} to " * (len(numbers) > 1) + plural(numbers[-1], "fresh seed")
     if winner.config.is_base:
         found = f" with a test {label} of **{plus_minus(winner.fresh, decimals)}**" if winner.fresh else ""
         return (
@@ -124,7 +125,8 @@ def _effect_sentences(findings: Findings) -> list[str]:
             dof = f"{test.dof[0]}, {test.dof[1]}"
             sentences.append(
                 f"The factors interact (F({dof}) = {test.statistic:.1f}, {p_text(test.p_value)}): "
-                "an effect averaged over the other factors does not tell all, see the first figure."
+                "an effect averaged over the other factors does not tell all"
+                + (", see the first figure." if findings.crossing else ".")
             )
     if findings.correlations:
         first = findings.correlations[0]
@@ -192,8 +194,10 @@ def _cost_sentences(findings: Findings) -> list[str]:
     on = f" on {', '.join(map(code, devices))}" if devices else ""
     shares = [trial.evaluation_share for trial in trials if trial.evaluation_share is not None]
     evaluated = f", of which evaluation was {100 * fmean(shares):.0f} % (mean over trials)" if shares else ""
+    numbers = {results.num_replicates(config) for config in results.configs}
+    replicates = f" × {plural(numbers.pop(), 'replicate')}" if len(numbers) == 1 else ""
     sentences = [
-        f"{plural(results.num_configs, 'config')} × {plural(results.num_replicates, 'replicate')}: "
+        f"{plural(results.num_configs, 'config')}{replicates}: "
         f"{plural(len(trials), 'ended trial')} took {duration(device_s)} of device time{on}{evaluated}."
     ]
     lost = [trial.lost_s for trial in trials if trial.lost_s]

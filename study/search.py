@@ -85,7 +85,11 @@ class Search:
         )
         self._optuna.set_metric_names(list(study.objectives))
         self._grid = study.space.grid() if study.sampler == "grid" else []
-        self._swept = study.space.examples()
+        known = field_paths(study.base)  # the name of a case is none of them
+        self._swept = {
+            path: [*values, *([field_value(study.base, path)] if path in known else [])]
+            for path, values in study.space.examples().items()
+        }
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
         self.device_s = sum(_device_s(row) for row in ended)
         """Device-seconds of the trials that have ended, over all sessions, with those that were lost."""
@@ -318,7 +322,7 @@ class Search:
         chosen = [self._configs[key] for _, key in ranked[: study.confirm]]
         if not chosen:
             return
-        known = field_paths(study.base)  # the name of a case is none of them
+        known = field_paths(study.base)
         paths = dict.fromkeys(path for config in self._configs.values() for path in config.params)
         base = _Config({path: field_value(study.base, path) for path in paths if path in known}, study.base)
         for config in (base, *chosen):

@@ -536,8 +536,8 @@ def _spaced(low: float, high: float, levels: int, *, log: bool) -> list[float]:
     require(levels >= 2, f"a grid needs at least 2 levels, got {levels}")
     inner = [step / (levels - 1) for step in range(1, levels - 1)]
     if log:
-        return [low, *(_rounded(low * (high / low) ** step) for step in inner), high]
-    return [low, *(_rounded(low + (high - low) * step) for step in inner), high]
+        return [float(low), *(_rounded(low * (high / low) ** step) for step in inner), float(high)]
+    return [float(low), *(_rounded(low + (high - low) * step) for step in inner), float(high)]
 
 
 def _rounded(value: float) -> float:

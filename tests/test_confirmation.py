@@ -133,6 +133,17 @@ def test_a_base_config_that_did_not_complete_is_not_among_the_confirmed(tmp_path
     assert sentence.endswith("; the base config did not complete.")
 
 
+def test_fresh_seeds_are_counted_for_each_config(tmp_path):
+    run = write_study(tmp_path / "run", SPACE, searched, replicates=3, study=ASKED, confirm=(1, 0))
+    for row in store.read(run).trials.to_pylist():
+        lost = row["phase"] == "confirm" and row["param.objective.beta"] == 10.0 and row["replicate"] > 1000
+        if lost:
+            params = {name.removeprefix("param."): row.pop(name) for name in list(row) if "param." in name}
+            store.write_trial(run, row | {"state": "DIVERGED", "objective_value": None}, params)
+    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    assert "on 1 to 3 fresh seeds each" in sentence
+
+
 def test_a_confirmation_without_replicates_has_no_intervals(tmp_path):
     run = write_study(tmp_path / "one", SPACE, searched, replicates=1, study=ASKED, confirm=(1,))
     (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]

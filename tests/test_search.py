@@ -5,6 +5,7 @@ import math
 from datetime import UTC, datetime
 
 import optuna
+import pandas as pd
 import pytest
 
 from study import store
@@ -125,9 +126,29 @@ def test_every_trial_knows_all_that_the_study_sweeps(tmp_path):
     served = run(search)
     assert {trial.phase for trial in served} == {"search", "confirm"}
     assert {len(trial.params) for trial in served} == {2, 3}
-    swept = {"subspaces": {"no", "yes"}, "model.style_dim": {1, 16}, "objective.beta": {1, 2.5}}
+    swept = {"subspaces": {"no", "yes"}, "model.style_dim": {1, 4, 16}, "objective.beta": {1, 2.5}}
     for trial in served:
         assert {path: set(values) for path, values in trial.swept.items()} == swept
+
+
+@pytest.mark.parametrize(
+    ("domain", "sampler"),
+    [(Choice((1, 2, 4)), "grid"), (Uniform(1, 8), "grid"), (Integer(1, 30), "random")],
+    ids=["choice", "uniform", "integer"],
+)
+def test_all_trials_have_columns_of_one_type(tmp_path, domain, sampler):
+    """Though the base config, which is confirmed, has a beta of 2.5."""
+    made = study(
+        tmp_path, space=SearchSpace({"objective.beta": domain}), sampler=sampler, trials=3, confirm=1
+    )
+    served = run(Search(dataclasses.replace(made, confirm_replicates=2)))
+    assert {trial.phase for trial in served} == {"search", "confirm"}
+    for trial in served:
+        row = store.read_trial(tmp_path, trial.trial_id)
+        store.write_trial(tmp_path, row, trial.params, swept=trial.swept)
+    frame = pd.read_parquet(tmp_path / "results" / "trials")
+    found = dict(zip(frame["trial_id"], frame["param.objective.beta"], strict=True))
+    assert found == {trial.trial_id: trial.config.objective.beta for trial in served}
 
 
 def test_under_a_scheduler_a_pack_is_of_one_config(tmp_path):
