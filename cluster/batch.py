@@ -42,9 +42,12 @@ def check_slurm(path: Path, text: str) -> Iterator[Finding]:
 
 def _options(text: str) -> dict[str, str]:
     """Values by option's long name, from the lines that begin with #SBATCH."""
-    long = dict(re.findall(r"^#SBATCH\s+--([\w-]+)(?:[= ](\S+))?", text, re.MULTILINE))
-    short = re.findall(r"^#SBATCH\s+-(\w)\s*(\S*)", text, re.MULTILINE)
-    return {_SHORT[letter]: value for letter, value in short if letter in _SHORT} | long
+    found = {}
+    for line in re.findall(r"^#SBATCH\s+(.*)", text, re.MULTILINE):
+        for name, letter, value in re.findall(r"(?<!\S)(?:--([\w-]+)|-(\w))(?:=|\s*)((?!-)\S*)", line):
+            if name or letter in _SHORT:
+                found[name or _SHORT[letter]] = value
+    return found
 
 
 def _bash(path: Path) -> Iterator[str]:
@@ -72,7 +75,7 @@ def _nodes(options: Mapping[str, str]) -> Iterator[str]:
 
 
 def _gpus(options: Mapping[str, str], text: str) -> Iterator[str]:
-    asks = "gpus-per-node" in options or "gpu" in options.get("gres", "")
+    asks = any(name.startswith("gpus") for name in options) or "gpu" in options.get("gres", "")
     if asks and "--num-gpus" not in text:
         yield "the nodes have GPUs, but ray start lacks --num-gpus"
     if not asks and re.search(r"gpu", options.get("partition", "")):

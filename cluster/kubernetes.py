@@ -149,8 +149,18 @@ def _disk(settings: Mapping[str, Any]) -> Iterator[str]:
         if name == "head":
             continue
         size = str(container.get("resources", {}).get("limits", {}).get("ephemeral-storage", ""))
-        if not size.endswith("Gi") or float(size[:-2]) < NEEDED_GI:
+        number = re.fullmatch(r"([\d.]+)([KMGTP]i?|k)?", size)
+        if not number or float(number[1]) * _UNITS[number[2]] < NEEDED_GI * 2**30:
             yield f"{name}: ephemeral-storage is {size or 'not limited'}; expected {NEEDED_GI}Gi or more"
+
+
+_UNITS: Mapping[str | None, float] = {
+    None: 1,
+    "k": 1e3,
+    **{letter: 1000.0**power for power, letter in enumerate("KMGTP", 1)},
+    **{f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTP", 1)},
+}
+"""Bytes of Kubernetes' units."""
 
 
 def _ports(settings: Mapping[str, Any]) -> Iterator[str]:

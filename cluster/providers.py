@@ -85,14 +85,18 @@ _AWS_GPUS = {
     "g5": 1,
     "g6": 1,
     "g6e": 1,
+    "gr6": 1,
     "p3": 1,
+    "p3dn": 8,
     "p4d": 8,
     "p4de": 8,
     "p5": 8,
     "p5e": 8,
     "p5en": 8,
+    "p6-b200": 8,
 }
-"""GPUs of the smallest size of each family of EC2 instances; sizes of several are listed below."""
+"""GPUs of the smallest size of each family of EC2 instances; sizes of several are listed below. Of other
+families, which may be newer, the number is unknown."""
 
 _AWS_SEVERAL = {
     **{f"g4dn.{size}": count for size, count in {"12xlarge": 4, "metal": 8}.items()},
@@ -103,7 +107,13 @@ _AWS_SEVERAL = {
     "p5.4xlarge": 1,
 }  # fmt: skip
 
-_GCP_SEVERAL = {"g2-standard-24": 2, "g2-standard-48": 4, "g2-standard-96": 8}
+_GCP_SEVERAL = {
+    **{"g2-standard-24": 2, "g2-standard-48": 4, "g2-standard-96": 8},
+    **{"g4-standard-48": 1, "g4-standard-96": 2, "g4-standard-192": 4, "g4-standard-384": 8},
+}
+
+UNKNOWN = -1
+"""GPUs of a machine that has some, as its name says, but not how many."""
 
 
 def _nodes(settings: Settings) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
@@ -193,10 +203,24 @@ def _aws_image(settings: Settings) -> Iterator[str]:
             yield f"{name} has a GPU, but its image brings no driver; copy the one of gpu.yaml"
 
 
+def _aws_roles(settings: Settings) -> Iterator[str]:
+    """The role that Ray makes for a head may start instances, but no more."""
+    head = settings["head_node_type"]
+    if "IamInstanceProfile" in settings["available_node_types"][head]["node_config"]:
+        return
+    for name, _, config in _nodes(settings):
+        if name != head and ("IamInstanceProfile" in config or "resolve:" in str(config.get("ImageId"))):
+            yield (
+                f"{head} has no IamInstanceProfile, and the role that Ray would make for it may neither pass "
+                f"on the role of {name} nor look up its image; give the one that cluster/aws_roles.py makes"
+            )
+
+
 def _aws_gpus(config: Mapping[str, Any]) -> int:
-    """GPUs of an instance type."""
+    """GPUs of an instance type, or UNKNOWN."""
     instance = str(config.get("InstanceType", ""))
-    return _AWS_SEVERAL.get(instance, _AWS_GPUS.get(instance.partition(".")[0], 0))
+    otherwise = UNKNOWN if re.match(r"(g|gr|p)\d", instance) else 0
+    return _AWS_SEVERAL.get(instance, _AWS_GPUS.get(instance.partition(".")[0], otherwise))
 
 
 def _aws_disk(settings: Settings) -> Iterator[str]:
@@ -274,10 +298,13 @@ def oldest_driver() -> int:
 
 
 def _gcp_gpus(config: Mapping[str, Any]) -> int:
+    """GPUs of a machine type and of what is attached to it, or UNKNOWN."""
     machine = str(config.get("machineType", ""))
     own = _GCP_SEVERAL.get(machine, 1 if machine.startswith("g2-") else 0)
-    if accelerator := re.match(r"a2-(?:high|mega|ultra)gpu-(\d+)g|a3-\w+-(\d+)g", machine):
-        own = int(accelerator[1] or accelerator[2])
+    if accelerator := re.match(r"a\d+x?-\w+-(\d+)g", machine):
+        own = int(accelerator[1])
+    elif not own and re.match(r"[ag]\d+x?-", machine):
+        return UNKNOWN
     return own + sum(int(each.get("acceleratorCount", 0)) for each in config.get("guestAccelerators", []))
 
 
@@ -340,8 +367,9 @@ def _gpus(gpus_of: Callable[[Mapping[str, Any]], int]) -> Check:
             has, says = gpus_of(config), node["resources"].get("GPU", 0)
             machine = config.get("InstanceType") or config.get("machineType")
             if has and not says:
-                yield f"{name}: {machine} has a GPU that resources do not name; add GPU: {has}"
-            elif has != says:
+                number = "their number" if has == UNKNOWN else has
+                yield f"{name}: {machine} has a GPU that resources do not name; add GPU: {number}"
+            elif has not in (says, UNKNOWN):
                 yield f"{name}: resources name {says} GPU, {machine} has {has}"
 
     return check
@@ -365,6 +393,7 @@ PROVIDERS: Mapping[str, Mapping[str, Check]] = {
     "aws": {
         "node configs": _aws_node_configs,
         "credentials": _aws_credentials,
+        "roles": _aws_roles,
         "region": _aws_zone,
         "image and driver": _aws_image,
         "GPUs": _gpus(_aws_gpus),

@@ -14,8 +14,9 @@ fi
 wanted=$(cat "$project/pyproject.toml" "$project/constraints.txt" <(echo "$@") | sha256sum)
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
   if ! python3 -c 'import ensurepip' 2>/dev/null; then # Debian and Ubuntu keep it apart
-    sudo apt-get -qq update
-    sudo DEBIAN_FRONTEND=noninteractive apt-get -qq install -y python3-venv
+    # A machine that has just started may be updating itself, and apt does not wait for that by default.
+    until sudo apt-get -qq update; do ((SECONDS < 600)) && sleep 5 || exit 1; done
+    sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 install -y python3-venv
   fi
   python3 -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --constraint "$project/constraints.txt" --editable "$project" "$@"

@@ -51,13 +51,16 @@ trap end EXIT
 srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --overlap \
   ray start --head --node-ip-address="$head" --port="$port" --dashboard-host=127.0.0.1 \
   --dashboard-port=$((port + 1)) "${resources[@]}" &
+started=$!
+lives() { kill -0 "$started" || { echo "error: Ray has ended before the study began; see above" >&2 && exit 1; }; }
 until python -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' \
-  "$head" "$port" 2>/dev/null; do sleep 1; done
+  "$head" "$port" 2>/dev/null; do lives && sleep 1; done
 if ((${#nodes[@]} > 1)); then
   others=$(IFS=,; echo "${nodes[*]:1}")
   srun --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --nodelist="$others" --overlap \
-    ray start --address="$head:$port" "${resources[@]}" &
-  until python - "$head:$port" ${#nodes[@]} <<'END'; do sleep 2; done
+    --kill-on-bad-exit=1 ray start --address="$head:$port" "${resources[@]}" &
+  started=$!
+  until python - "$head:$port" ${#nodes[@]} <<'END'; do lives && sleep 2; done
 import sys
 import ray
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")

@@ -1,6 +1,9 @@
 """The doctor finds nothing wrong with launcher files that are filled in, and names every planted mistake."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,10 @@ FILES = Path(__file__).parent.parent / "cluster"
 LAUNCHERS = ("gpu.yaml", "gcp.yaml", "onprem.yaml", "kuberay.yaml", "slurm.sh")
 
 FILLED = {
-    "gpu.yaml": {"REPLACE-WITH-YOUR-INSTANCE-PROFILE": "study-worker"},
+    "gpu.yaml": {
+        "REPLACE-WITH-YOUR-INSTANCE-PROFILE": "mmjsd-study-worker",
+        "REPLACE-WITH-THE-HEADS-INSTANCE-PROFILE": "mmjsd-study-head",
+    },
     "gcp.yaml": {
         "REPLACE-WITH-YOUR-PROJECT": "studies-1234",
         "REPLACE-WITH-YOUR-SERVICE-ACCOUNT": "study@studies-1234.iam.gserviceaccount.com",
@@ -87,6 +93,17 @@ MISTAKES = {
         "typo inside a node config": ("InstanceType: m7i", "InstanceTyp: m7i", "did you mean InstanceType?"),
         "typo deep inside a node config": ("VolumeSize: 150", "VolumSize: 150", "did you mean VolumeSize?"),
         "an instance that is not": ("g6.xlarge", "g6.xlarg", "InstanceType cannot be 'g6.xlarg'"),
+        "a head without rights": (
+            "      IamInstanceProfile: {Name: mmjsd-study-head}\n",
+            "",
+            "head has no IamInstanceProfile, and the role that Ray would make",
+        ),
+        "a newer GPU without its driver": (
+            "g6.xlarge  # one L4 with 24 GB\n      ImageId: resolve:ssm:/aws/service/deeplearning/ami/x86_64/"
+            "base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id",
+            "g7e.2xlarge\n      ImageId: resolve:ssm:/aws/service/canonical/ubuntu/server/24.04/ami-id",
+            "spot has a GPU, but its image brings no driver",
+        ),
         "a market that is not": ("MarketType: spot", "MarketType: spott", "did you mean 'spot'?"),
         "a number as text": ("VolumeSize: 60", 'VolumeSize: "60"', "expected integer"),
         "typo of a launcher's own": ("idle_timeout_minutes", "idle_timeout_minute", "was unexpected"),
@@ -153,6 +170,7 @@ MISTAKES = {
     },
     "kuberay.yaml": {
         "typo in a RayJob": ("shutdownAfterJobFinishes", "shutdownAfterJobFinish", "did you mean"),
+        "too small a disk": ("ephemeral-storage: 40Gi", "ephemeral-storage: 4000M", "expected 30Gi or more"),
         "a pod without GPU": ('nvidia.com/gpu: "1", ', "", "no trial would get a GPU"),
         "a load balancer": ("serviceType: ClusterIP", "serviceType: LoadBalancer", "opens the dashboard"),
         "a RayJob without token": ("mode: token", "mode: disabled", "not token"),
@@ -179,7 +197,13 @@ def test_names_the_mistake(tmp_path, name, mistake):
     ("name", "changes"),
     [
         ("kuberay.yaml", (("--address auto", "--address=auto"), ("--out s3://", "--out=s3://"))),
+        ("kuberay.yaml", (("ephemeral-storage: 40Gi", "ephemeral-storage: 1Ti"),)),
         ("slurm.sh", (("--nodes=", "-N "), ("--time=", "-t "), ("--cpus-per-task=", "-c"))),
+        ("slurm.sh", (("--gpus-per-node=1", "--gpus=2"), ("--mem=48G\n#SBATCH --time", "--mem=48G --time"))),
+        ("gpu.yaml", (("g6.xlarge", "g7e.2xlarge"),)),
+        ("gpu.yaml", (("GPU: 1}", "GPU: 8}"), ("g6.xlarge", "p6-b200.48xlarge"))),
+        ("gcp.yaml", (("g2-standard-4", "g4-standard-48"),)),
+        ("gcp.yaml", (("GPU: 1}", "GPU: 8}"), ("g2-standard-4", "a4-highgpu-8g"))),
     ],
 )
 def test_takes_options_in_every_way_that_their_program_does(tmp_path, name, changes):
@@ -278,3 +302,55 @@ def test_neither_fails_nor_hangs_on_a_file_with_a_part_replaced(tmp_path_factory
     file.write_text("".join([*lines[:place], junk, *lines[place + 1 :]]))
     with contextlib.suppress(CheckError):
         check_file(file)
+
+
+@pytest.mark.parametrize("fails", ["nothing", "head", "worker"])
+def test_a_job_of_slurms_ends_where_ray_does_not_start(tmp_path, fails):
+    """With Slurm, Ray and the study played: the head's Ray listens, and the cluster is whole at once."""
+    commands = {
+        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+        "scontrol": "echo first; echo second",
+        "hostname": "echo 127.0.0.1",
+        "ray": f"""role=worker; port=0
+for word in "$@"; do case $word in --head) role=head;; --port=*) port=${{word#*=}};; esac; done
+if [ $role = {fails} ]; then echo "ray fails" >&2; exit 1; fi
+if [ $role = worker ]; then exec sleep 100; fi
+exec {sys.executable} -m http.server --bind 127.0.0.1 $port""",
+        "python": f"""case "$1" in
+study/run.py) echo "trains $*";;
+-) test {fails} != worker;;
+*) exec {sys.executable} "$@";;
+esac""",
+    }
+    scripts = tmp_path / "venv" / "bin"
+    scripts.mkdir(parents=True)
+    for name, text in commands.items():
+        (scripts / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (scripts / name).chmod(0o755)
+    (scripts / "activate").write_text(f"export PATH={scripts}:$PATH\n")
+    job = os.getpid() % 20000  # from which its ports follow
+    environment = os.environ | {
+        "HOME": str(tmp_path),
+        "MMJSD_VENV": str(tmp_path / "venv"),
+        "OUT": str(tmp_path / "run"),
+        "SLURM_JOB_ID": str(job),
+        "SLURM_JOB_NODELIST": "nodes",
+        "SLURM_CPUS_PER_TASK": "2",
+    }
+    done = subprocess.run(
+        ["bash", FILES / "slurm.sh", "--space", "smoke"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if fails == "nothing":
+        assert done.returncode == 0
+        assert (
+            f"trains study/run.py --address 127.0.0.1:{20000 + job} --out {tmp_path / 'run'}" in done.stdout
+        )
+    else:
+        assert done.returncode == 1
+        assert "error: Ray has ended before the study began" in done.stderr
+    assert not list((tmp_path / ".ray").glob("slurm-*"))
