@@ -54,7 +54,7 @@ class Desk:
 
     async def put(self, message: dict[str, Any]) -> None:
         """Tell the driver; the end of a piece of work first takes it from the desk."""
-        if message.get(ENDED):
+        if message.get(ENDED) and message[NUMBER] == len(self._works):
             self._is_on = False
         await self._messages.put(message)
 

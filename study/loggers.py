@@ -38,9 +38,9 @@ class Loggers:
     fails is left alone for the rest of the session: the study goes on.
     """
 
-    def __init__(self, study: Study, fetch: Callable[[str], None] = lambda _: None) -> None:
-        """`fetch` brings what the trial of an id has measured to this machine."""
-        self._out, self._fetch = study.out, fetch
+    def __init__(self, study: Study, read: Callable[[str], Iterable[Row]]) -> None:
+        """`read` gives what the trial of an id has measured, wherever it is trained."""
+        self._out, self._read = study.out, read
         self._loggers: dict[Logger, _Logger] = {}
         self._runs: dict[tuple[Logger, str], _Run] = {}
         self._sent: dict[tuple[Logger, str], int] = {}
@@ -66,17 +66,13 @@ class Loggers:
     def progressed(self, trial: Trial) -> None:
         """A trial has ended an epoch, whose numbers are in the tables."""
         if self._loggers:
-            self._send(identity(trial), self._measurements(trial))
+            self._send(identity(trial), self._read(trial.trial_id))
 
     def ended(self, trial: Trial) -> None:
         """A trial has ended; one without a row was interrupted."""
         row = store.read_trial(trial.out, trial.trial_id) if self._loggers else None
         if row is not None:
-            self._send(row, self._measurements(trial))
-
-    def _measurements(self, trial: Trial) -> Iterable[Row]:
-        self._fetch(trial.trial_id)
-        return store.read_measurements(trial.out, trial.trial_id)
+            self._send(row, self._read(trial.trial_id))
 
     def _catch_up(self) -> None:
         """Send what earlier sessions have not of trials that have ended."""
@@ -98,7 +94,7 @@ class Loggers:
             with self._guarded(name):
                 key = name, row["trial_id"]
                 if key not in self._runs:
-                    self._runs[key] = self._loggers[name].open(row)
+                    self._runs[key] = self._loggers[name].open(row, self._earlier(name, row))
                 for epoch in sorted(curves):
                     if epoch > self._sent.get(key, 0):
                         self._runs[key].log(epoch, curves[epoch])
@@ -123,6 +119,11 @@ class Loggers:
         """Whether a logger was told how a trial ended: a note says of which end, since one may be retried."""
         note = self._out / "logged" / name / row["trial_id"]
         return "state" in row and note.exists() and note.read_text() == row["finished_at"].isoformat()
+
+    def _earlier(self, name: Logger, row: Row) -> str:
+        """Names the try before, whose end the logger was told; empty for the first."""
+        note = self._out / "logged" / name / row["trial_id"]
+        return hashlib.sha256(note.read_bytes()).hexdigest()[:8] if note.exists() else ""
 
     def _note_end(self, name: Logger, row: Row) -> None:
         note = self._out / "logged" / name / row["trial_id"]
@@ -166,8 +167,13 @@ class _Logger(Protocol):
 
     def __init__(self, study: Study) -> None: ...
 
-    def open(self, row: Row) -> _Run:
-        """A trial's run: that of an earlier session, if there is one."""
+    def open(self, row: Row, earlier: str) -> _Run:
+        """A run for this try of a trial: that of an earlier session, if there is one.
+
+        Args:
+            row: of the trial.
+            earlier: the try before it; empty if there was none.
+        """
 
 
 class _Mlflow:
@@ -180,13 +186,13 @@ class _Mlflow:
         known = self._client.get_experiment_by_name(name)
         self._experiment = known.experiment_id if known else self._client.create_experiment(name)
 
-    def open(self, row: Row) -> "_MlflowRun":
+    def open(self, row: Row, earlier: str) -> "_MlflowRun":
         wanted = f"tags.trial_id = '{row['trial_id']}' and tags.study_id = '{self._study_id}'"
-        found = self._client.search_runs([self._experiment], wanted, max_results=1)
-        if found:
-            self._client.update_run(found[0].info.run_id, status="RUNNING")
-            return _MlflowRun(self._client, found[0].info.run_id, is_new=False)
-        tags = {**_labels(row), "study_id": self._study_id}
+        for found in self._client.search_runs([self._experiment], wanted):
+            if found.data.tags.get("earlier_try", "") == earlier:
+                self._client.update_run(found.info.run_id, status="RUNNING")
+                return _MlflowRun(self._client, found.info.run_id, is_new=False)
+        tags = {**_labels(row), "study_id": self._study_id, **({"earlier_try": earlier} if earlier else {})}
         made = self._client.create_run(self._experiment, tags=tags, run_name=row["trial_id"])
         run = _MlflowRun(self._client, made.info.run_id, is_new=True)
         run.describe(_flat(json.loads(row["config"])))
@@ -252,12 +258,12 @@ class _Wandb:
 
         self._wandb, self._out, self._study_id = wandb, study.out, _study_id(study)
         self._project = os.environ.get("WANDB_PROJECT", study.name)
-        self._mode = os.environ.get("WANDB_MODE")
+        self._mode: Any = os.environ.get("WANDB_MODE")
         if self._mode is None:
             self._mode = "online" if wandb.login(prompt=False) else "offline"
 
-    def open(self, row: Row) -> "_WandbRun":
-        name = f"{row['trial_id']}-{self._study_id}"
+    def open(self, row: Row, earlier: str) -> "_WandbRun":
+        name = "-".join(filter(None, (row["trial_id"], self._study_id, earlier)))
         for older in self._out.glob(f"wandb/offline-run-*-{name}"):  # cannot be continued: all is sent again
             shutil.rmtree(older)
         run = self._wandb.init(

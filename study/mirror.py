@@ -12,6 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -111,10 +112,21 @@ class Mirror:
             self._kept.add(row)
         self.fetch_notes(trial_id)
 
-    def fetch_measurements(self, trial_id: str) -> None:
-        """Take what a trial that is trained elsewhere has measured so far."""
-        if self._bucket is not None:
-            self._take(_measurements(trial_id))
+    def read_measurements(self, trial_id: str) -> list[dict[str, Any]]:
+        """What a trial that is trained elsewhere has measured so far."""
+        from study import store
+
+        content = self._bucket.read(_measurements(trial_id)) if self._bucket else None
+        if content is None:
+            return store.read_measurements(self.folder, trial_id)
+        seen = self.folder / ".seen"  # not in the file itself, which the trial's process may be writing here
+        path = seen / _measurements(trial_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        try:
+            return store.read_measurements(seen, trial_id)
+        finally:
+            path.unlink()
 
     def push_row(self, trial_id: str) -> None:
         """Bring the row of a trial that could not write one itself."""
@@ -161,7 +173,7 @@ class Mirror:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f".{trial_id}.lock"):
-            (self.folder / _row(trial_id)).unlink(missing_ok=True)  # of an earlier try
+            self._take(_row(trial_id))
             self._take(_measurements(trial_id))
             self._fetch_checkpoint(trial_id)
 

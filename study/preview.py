@@ -94,13 +94,14 @@ def trial_s(config: TrialConfig) -> float:
 
 def _cost(study: Study, total: int) -> str:
     """Device time, by the trials that have ended in the folder or else by the rule, and which of both."""
-    ended = _ended_device_s(study)
+    rows = _ended(study)
+    ended = [row["device_s"] for row in rows if row["state"] == "COMPLETE"]
     if ended:
-        left = max(0, total - len(ended))
+        left = max(0, total - sum(row["state"].lower() not in study.retry for row in rows))
         mean_s = sum(ended) / len(ended)
         return (
             f"about {_duration(left * mean_s)} of device time for {plural(left, 'trial')} to come, like the "
-            f"{len(ended)} ended here, which took {mean_s:.3g} s each"
+            f"{len(ended)} complete here, which took {mean_s:.3g} s each"
         )
     if study.gpus_per_worker > 0:
         return "unknown before a trial has ended: there is no rule for GPUs"
@@ -112,13 +113,13 @@ def _cost(study: Study, total: int) -> str:
     )
 
 
-def _ended_device_s(study: Study) -> list[float]:
-    """Of each trial that trained to its end."""
+def _ended(study: Study) -> list[dict[str, Any]]:
+    """The rows of all trials that have ended, in whatever way."""
     if not (study.out / "results" / "trials").is_dir():
         return []
     from study import store  # here, because pyarrow takes a while to import
 
-    return [row["device_s"] for row in store.ended_trials(study.out) if row["state"] == "COMPLETE"]
+    return store.ended_trials(study.out)
 
 
 def _disk(study: Study, total: int) -> str:

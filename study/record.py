@@ -88,7 +88,8 @@ def record(
 
     Args:
         trials: what to train; several must fit together, as replicates of one config do. Those whose
-            checkpoints are of different places, after a crash, go on one after the other.
+            checkpoints are of different places, after a crash, go on one after the other; those that have a
+            row, as diverged before it, have ended.
         device: where.
         report: called after each epoch with "epoch", for each trial "shown/<its id>" (the first objective, or
             none where it was not evaluated) and all objectives by name, means over the trials. It may end
@@ -97,7 +98,8 @@ def record(
         bring: called when files were written, before they are reported: to where the study is kept.
         is_warned: whether this machine is about to go, as in `mmjsd.train.fit_pack`.
     """
-    recorders = [_Recorder(trial, device, len(trials)) for trial in trials]
+    left = [trial for trial in trials if store.read_trial(trial.out, trial.trial_id) is None]
+    recorders = [_Recorder(trial, device) for trial in left]
     for place in sorted({recorder.place for recorder in recorders}):
         of_place = [recorder for recorder in recorders if recorder.place == place]
         _record_pack(of_place, report, bring, is_warned)
@@ -112,6 +114,8 @@ def _record_pack(
 ) -> None:
     first = recorders[0]
     going = list(recorders)
+    for recorder in going:
+        recorder.begin()
     try:
         for measurements in run_pack(
             [recorder.trial.config for recorder in recorders],
@@ -120,12 +124,16 @@ def _record_pack(
             first.trial.objectives,
             is_warned,
         ):
+            for recorder in going:
+                recorder.charge(len(going))
             for recorder, measurement in zip(recorders, measurements, strict=True):
+                if recorder not in going:
+                    continue
                 if isinstance(measurement, Measurement):
                     recorder.keep(measurement)
                 elif isinstance(measurement, Rescue):
                     recorder.save(measurement)
-                elif recorder in going:
+                else:
                     going.remove(recorder)
                     recorder.close("DIVERGED", str(measurement))
             bring()
@@ -138,6 +146,8 @@ def _record_pack(
         if first.trial.workers > 1 or is_disk_full(failed):
             raise
         state, error = "FAILED", traceback.format_exc(limit=-8)
+    for recorder in going:
+        recorder.charge(len(going))
     for recorder in going:
         if state == "COMPLETE" and recorder.lacking:
             lacking = ", ".join(recorder.lacking)
@@ -182,9 +192,8 @@ def _usable_checkpoint(trial: Trial) -> Path | None:
 class _Recorder:
     """The files of one trial; under several workers only the first writes."""
 
-    def __init__(self, trial: Trial, device: torch.device | str, packed: int) -> None:
+    def __init__(self, trial: Trial, device: torch.device | str) -> None:
         self.trial, self.device = trial, torch.device(device)
-        self.packed = packed  # trials that share the device's time
         self.leads = Workers.current().rank == 0
         self.resume = _usable_checkpoint(trial)
         notes = read_notes(self.resume) if self.resume else {}
@@ -193,8 +202,11 @@ class _Recorder:
         self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
         self.evaluation_s = notes.get("evaluation_s", math.nan if notes else 0.0)  # older notes lack it
         self.earlier_s: float = notes.get("wall_s", 0.0)
+        self.device_s = _device_s(trial, notes)
+        """Device-seconds: its share of the time that several were trained as one."""
+
         self.first_started_at = notes.get("started_at", time.time())
-        self.started = time.perf_counter()
+        self.started = self.charged = time.perf_counter()
         rows = store.read_measurements(trial.out, trial.trial_id) if self.leads and self.resume else []
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
         self.board: SummaryWriter | None = None
@@ -205,6 +217,16 @@ class _Recorder:
                 writer: Any = self.board.file_writer
                 for summary in _hparams(trial):
                     writer.add_summary(summary)
+
+    def begin(self) -> None:
+        """Its training begins, perhaps after that of others."""
+        self.started = self.charged = time.perf_counter()
+
+    def charge(self, sharing: int) -> None:
+        """Count the device's time since this was called last, which so many trials have shared."""
+        now = time.perf_counter()
+        self.device_s += (now - self.charged) * self.trial.workers / sharing
+        self.charged = now
 
     def keep(self, measurement: Measurement) -> None:
         """Make one epoch's numbers safe, then its checkpoint."""
@@ -229,7 +251,7 @@ class _Recorder:
             "evaluation_s": self.evaluation_s,
             "num_samples": self.num_samples,
             "wall_s": self.wall_s,
-            "packed": self.packed,
+            "device_s": self.device_s,
             "started_at": self.first_started_at,
             "device": _device_name(self.device),
             "host": socket.gethostname(),
@@ -250,7 +272,7 @@ class _Recorder:
             "started_at": datetime.fromtimestamp(self.first_started_at, UTC),
             "finished_at": datetime.now(UTC),
             "wall_s": self.wall_s,
-            "device_s": self.wall_s * self.trial.workers / self.packed,
+            "device_s": self.device_s,
             "evaluation_s": _known(self.evaluation_s),
             "samples_per_s": self.num_samples / self.train_s if self.train_s else None,
             "peak_memory_gib": self._peak_memory_gib(),
@@ -351,7 +373,7 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
         "started_at": datetime.fromtimestamp(notes["started_at"], UTC) if notes else now,
         "finished_at": now,
         "wall_s": wall_s,
-        "device_s": wall_s * trial.workers / notes.get("packed", 1),
+        "device_s": _device_s(trial, notes),
         "evaluation_s": _known(notes.get("evaluation_s", math.nan)),
         "samples_per_s": notes["num_samples"] / train_s if train_s else None,
         "peak_memory_gib": None,
@@ -359,6 +381,12 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
         "host": notes.get("host", ""),
     }
     _write_row(trial, row, {})
+
+
+def _device_s(trial: Trial, notes: Mapping[str, Any]) -> float:
+    """Device-seconds by a checkpoint's notes; older ones have the pack's size."""
+    whole = notes.get("wall_s", 0.0) * trial.workers / notes.get("packed", 1)
+    return float(notes.get("device_s", whole))
 
 
 def _write_row(trial: Trial, row: Mapping[str, Any], values: Mapping[str, float]) -> None:

@@ -105,6 +105,9 @@ class Search:
         self._running: dict[int, optuna.Trial] = {}
         """By number, those of which the sampler has yet to be told."""
 
+        self._earlier: dict[str, Mapping[str, Any]] = {}
+        """By trial, the row of the try before."""
+
         self._queue: deque[Trial] = deque()
         self._num_proposed = self._num_running = 0
         proposed = self._optuna.get_trials(deepcopy=False)
@@ -214,7 +217,7 @@ class Search:
         row = store.read_trial(trial.out, trial.trial_id)
         assert row is not None, trial.trial_id
         values = self._values(row)
-        self.device_s += _device_s(row)
+        self._charge(row)
         self._checkpoints.ended(row, values)
         if trial.phase == "confirm":
             return
@@ -223,6 +226,18 @@ class Search:
         if len(config.values) == self.study.replicates:
             for number in config.numbers:
                 self._tell(number, config)
+
+    def _charge(self, row: Mapping[str, Any]) -> None:
+        """Count what a trial has taken, and an earlier try of it unless this one has gone on from that."""
+        earlier = self._earlier.pop(row["trial_id"], None)
+        carried = 0.0
+        if earlier is not None:
+            goes_on = earlier["started_at"] == row["started_at"]
+            carried = (earlier["lost_s"] or 0.0) + (0.0 if goes_on else earlier["device_s"])
+            if carried:
+                store.write_lost(self.study.out, row["trial_id"], (row["lost_s"] or 0.0) + carried)
+            self.device_s -= _device_s(earlier)
+        self.device_s += _device_s(row) + carried
 
     def _propose(self) -> None:
         """Ask for a new config; the sampler's randomness depends on study seed and position alone."""
@@ -284,6 +299,7 @@ class Search:
         """Remove what an earlier try has left; one that diverged would do so again from its checkpoint."""
         row = store.read_trial(trial.out, trial.trial_id)
         if row is not None:
+            self._earlier[trial.trial_id] = row
             store.forget_trial(trial.out, trial.trial_id)
             if row["state"] == "DIVERGED":
                 shutil.rmtree(trial.checkpoints, ignore_errors=True)

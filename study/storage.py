@@ -41,7 +41,8 @@ def open_storage(study: Study) -> BaseStorage:
     if study.storage is None:
         return _open_journal(study.out / "optuna.journal")
     with _told(study.storage):
-        return RDBStorage(study.storage)
+        # A connection that was idle for an epoch may be gone.
+        return RDBStorage(study.storage, engine_kwargs={"pool_pre_ping": True})
 
 
 def _open_journal(path: Path) -> BaseStorage:

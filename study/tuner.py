@@ -9,13 +9,14 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import ray
+from optuna.exceptions import StorageInternalError
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler
@@ -24,6 +25,7 @@ from ray.tune.search import Searcher
 from study import store
 from study.config import ClusterError, Study
 from study.display import Display
+from study.files import FilesError
 from study.loggers import Loggers
 from study.manifest import write_ended
 from study.mirror import Mirror
@@ -43,6 +45,9 @@ _START_S = 120.0
 
 MAX_CRASHES = 2
 """How often a trial whose process vanished is tried again, from its last checkpoint."""
+
+_ROW_S = 60
+"""So many seconds a network folder may take to show what another node has written."""
 
 _DISK_IS_FULL = "disk_is_full"
 _UNSHARED = "unshared"
@@ -97,7 +102,7 @@ def run_study(study: Study) -> Outcome:
             )
         metric = study.objectives[0]
         display = Display(study.name, search.num_missing, study.base.training.epochs, metric)
-        with display, Loggers(study, mirror.fetch_measurements) as loggers:
+        with display, Loggers(study, mirror.read_measurements) as loggers:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -113,18 +118,23 @@ def run_study(study: Study) -> Outcome:
                     name="tune",
                     storage_path=str(study.out),
                     verbose=0,
-                    callbacks=[_Follow(display, loggers, searcher)],
+                    callbacks=[_Follow(display, loggers, searcher, starts_at_once=in_process)],
+                    stop=_Stopper(searcher),
                     failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
                 ),
             )
             tuner.fit()
     except Exception as error:
-        if not is_disk_full(error):
-            raise
-        searcher.disk_is_full = True
+        searcher.broken = searcher.broken or error
     finally:
         if started_here:
             ray.shutdown()
+    if isinstance(searcher.broken, StorageInternalError):
+        told = "the database of --storage does not answer"
+        raise FilesError(told) from searcher.broken
+    if searcher.broken is not None and not is_disk_full(searcher.broken):
+        raise searcher.broken
+    searcher.disk_is_full |= searcher.broken is not None
     if searcher.unshared:
         raise ClusterError(searcher.unshared)
     if searcher.disk_is_full:
@@ -282,6 +292,10 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self.slots = 1
         """Packs that are trained at a time."""
 
+        self.broken: Exception | None = None
+        """What this process met that is no trial's fault. Ray would hide it in an error of its own, or try a
+        trial again; so it is kept, and the study ends."""
+
         self.raised: dict[str, str] = {}
         """What a trial's process raised last, by Ray's name of the trial; nothing of one that vanished."""
 
@@ -300,8 +314,21 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self._is_spent |= now >= self._ends_at or device_s >= study.budget_device_s
         return self._is_spent
 
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Whatever goes wrong within, goes no further."""
+        try:
+            yield
+        except Exception as error:
+            self.broken = self.broken or error
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        must_end = self.budget_is_spent or self.disk_is_full or bool(self.unshared)
+        with self.keeping():
+            return self._suggest(trial_id)
+        return str(Searcher.FINISHED)
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        must_end = self.budget_is_spent or self.disk_is_full or bool(self.unshared or self.broken)
         # What is ready is shared among the slots that are free, so that none waits while a pack is full.
         share = -(-self._search.num_ready // max(1, self.slots - len(self._running)))
         limit = max(1, min(self._search.study.pack, share))
@@ -310,8 +337,12 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             return None if self._search.is_waiting and not must_end else str(Searcher.FINISHED)
         self._mirror.push_run()  # what Optuna knows of a trial is safe before it starts
         self._running[trial_id] = trials
-        self._started_at[trial_id] = self._heard_at[trial_id] = time.monotonic()
         return {"trials": trials}
+
+    def started(self, trial_id: str) -> None:
+        """Take note that a trial trains, and costs."""
+        self._started_at.setdefault(trial_id, time.monotonic())
+        self.heard(trial_id)
 
     def heard(self, trial_id: str) -> None:
         """Take note that all that a trial has trained until now is safe."""
@@ -319,7 +350,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
     def vanished(self, trial_id: str) -> None:
         """Take note of what is lost with a trial's process, which is replaced by another."""
-        lost_s = time.monotonic() - self._heard_at[trial_id]
+        lost_s = time.monotonic() - self._heard_at.get(trial_id, time.monotonic())
         self._lost_s[trial_id] = self._lost_s.get(trial_id, 0.0) + lost_s * self._search.study.workers
         self.heard(trial_id)
 
@@ -330,7 +361,15 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
         One of which they hold nothing otherwise was interrupted by the user, and goes on another time.
         """
-        del self._started_at[trial_id], self._heard_at[trial_id]
+        with self.keeping():
+            if self.broken is None:  # else they are left to another time
+                self._complete(trial_id, result, error)
+
+    def _complete(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
+        if error and trial_id in self._heard_at:
+            self.vanished(trial_id)
+        self._started_at.pop(trial_id, None)
+        self._heard_at.pop(trial_id, None)
         lost_s = self._lost_s.pop(trial_id, 0.0)
         lost_s += (result or {}).get(LOST, 0.0) * self._search.study.workers
         self.disk_is_full |= _DISK_IS_FULL in (result or {})
@@ -339,10 +378,14 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             trial_id, f"its process vanished {MAX_CRASHES + 1} times; memory may be short"
         )
         trials = self._running.pop(trial_id)
+        halts = self.disk_is_full or bool(self.unshared)
         for trial in trials:
             self._mirror.ended(trial.trial_id)
-            row = store.read_trial(trial.out, trial.trial_id)
-            if row is None and error:
+            has_ended = bool((result or {}).get("done")) and not (halts or self._search.is_stopped(trial))
+            row = _find_row(trial, has_ended=has_ended)
+            if row is None and has_ended:
+                record_end(trial, "FAILED", f"it has ended, but its row has not come to {trial.out}")
+            elif row is None and error:
                 record_end(trial, "FAILED", reason)
             elif row is None and self._search.is_stopped(trial):
                 record_end(trial, "STOPPED")
@@ -350,8 +393,8 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
                 continue
             if lost_s:
                 store.write_lost(trial.out, trial.trial_id, lost_s / len(trials))
-            self._mirror.push_row(trial.trial_id)
             self._search.ended(trial)
+            self._mirror.push_row(trial.trial_id)
         self._mirror.push_run()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -362,6 +405,35 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Write nothing."""
+
+
+def _find_row(trial: Trial, *, has_ended: bool) -> dict[str, Any] | None:
+    """A trial's row; of one that has ended elsewhere it may take a network folder a while to show it."""
+    folder, row = trial.out / "results" / "trials", None
+    for _ in range(_ROW_S if has_ended else 1):
+        with suppress(OSError):
+            list(folder.iterdir())  # else a row that was once missing is not looked for
+        row = store.read_trial(trial.out, trial.trial_id)
+        if row is not None or not has_ended:
+            break
+        time.sleep(1)
+    return row
+
+
+class _Stopper(tune.Stopper):  # type: ignore[misc]
+    """Ends all trials once this process has met what is no trial's fault."""
+
+    def __init__(self, searcher: _StudySearcher) -> None:
+        self._searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, *_: Any) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._searcher.broken is not None
 
 
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
@@ -375,13 +447,15 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         return {}
 
     def on_trial_result(self, _: Any, trial: Any, result: dict[str, Any]) -> str:
-        stops = [
-            self._search.reported(own, result["epoch"], value)
-            for own, value in _shown(trial, result)
-            if value is not None
-        ]
-        self._mirror.push_run()
-        return str(self.STOP if any(stops) else self.CONTINUE)
+        with self._searcher.keeping():
+            stops = [
+                self._search.reported(own, result["epoch"], value)
+                for own, value in _shown(trial, result)
+                if value is not None
+            ]
+            self._mirror.push_run()
+            return str(self.STOP if any(stops) else self.CONTINUE)
+        return str(self.CONTINUE)
 
     def on_trial_error(self, _: Any, trial: Any) -> None:
         """Keep what Ray will not tell the searcher: which error it was."""
@@ -394,26 +468,33 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 class _Follow(tune.Callback):  # type: ignore[misc]
     """Passes what happens on to display, loggers and searcher, which Ray's snapshots leave out."""
 
-    def __init__(self, display: Display, loggers: Loggers, searcher: _StudySearcher) -> None:
+    def __init__(
+        self, display: Display, loggers: Loggers, searcher: _StudySearcher, *, starts_at_once: bool
+    ) -> None:
         self._display, self._loggers, self._searcher = display, loggers, searcher
+        self._starts_at_once = starts_at_once  # and not when its workers have what they need
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_start(self, *, trial: Any, **_: Any) -> None:
+        if self._starts_at_once:
+            self._searcher.started(trial.trial_id)
         for own in trial.config["trials"]:
             self._display.started(own)
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self._searcher.heard(trial.trial_id)
-        for own, value in _shown(trial, result):
-            self._display.progressed(own, result["epoch"], value)
-            self._loggers.progressed(own)
+        self._searcher.started(trial.trial_id)
+        with self._searcher.keeping():
+            for own, value in _shown(trial, result):
+                self._display.progressed(own, result["epoch"], value)
+                self._loggers.progressed(own)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
-        for own in trial.config["trials"]:
-            self._display.ended(own)
-            self._loggers.ended(own)
+        with self._searcher.keeping():
+            for own in trial.config["trials"]:
+                self._display.ended(own)
+                self._loggers.ended(own)
         # Ray would keep statistics of every number of every trial until the study ends.
         trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
 

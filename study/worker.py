@@ -79,6 +79,7 @@ def train_on_workers(trials: list[Trial], workers: int, gpus_per_worker: float, 
         if store.read_trial(trial.out, trial.trial_id) is None:
             record_end(trial, "FAILED", failures[-1])
             mirror.push_row(trial.trial_id)
+    tune.report({LOST: lost_s})
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,12 +30,15 @@ class Shown:
 
     def __init__(self, patience=10**6):
         self.session, self.epochs, self.states, self.left, self.patience = 0, [], {}, [], patience
+        self.tries = []
 
     def __call__(self, study):
         self.session += 1
         return SimpleNamespace(open=self.open)
 
-    def open(self, row):
+    def open(self, row, earlier):
+        self.tries.append(earlier)
+
         def log(epoch, values):
             if len(self.epochs) >= self.patience:
                 raise ConnectionError("no route to host")
@@ -53,6 +57,11 @@ def begin(out, *names):
     made = study(out, trials=1, loggers=names)
     search = Search(made)
     return made, (search.next(), search.next())
+
+
+def opened(made):
+    """The loggers of a study whose trials run on this machine."""
+    return Loggers(made, partial(store.read_measurements, made.out))
 
 
 def measure(trial, epochs):
@@ -116,10 +125,10 @@ def test_whatever_is_killed_every_epoch_and_end_is_shown_and_in_one_session_once
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(loggers._LOGGERS, "wandb", shown)
         made, trials = begin(tmp_path_factory.mktemp("study"), "wandb")
-        session = Loggers(made)
+        session = opened(made)
         for which, step in steps:
             if step == "kill":
-                session = Loggers(made)
+                session = opened(made)
             elif step == "crash":  # of the trial's process alone: it repeats its last epoch
                 done[which] = max(0, done[which] - 1)
             elif done[which] < EPOCHS:
@@ -131,9 +140,9 @@ def test_whatever_is_killed_every_epoch_and_end_is_shown_and_in_one_session_once
             end(each)
         session.ended(trials[0])
         shown.patience = 10**6
-        Loggers(made)
+        opened(made)
         before = len(shown.epochs)
-        Loggers(made)
+        opened(made)
     assert len(shown.epochs) == len(set(shown.epochs)) == before
     assert {each[1:] for each in shown.epochs} == curves(*trials)
     assert shown.states == {each.trial_id: "COMPLETE" for each in trials}
@@ -144,7 +153,7 @@ def test_a_logger_that_fails_is_told_once_and_stops_nothing(tmp_path, monkeypatc
     other = Shown()
     monkeypatch.setitem(loggers._LOGGERS, "mlflow", other)
     made, (first, second) = begin(tmp_path, "wandb", "mlflow")
-    with Loggers(made) as session:
+    with opened(made) as session:
         for epochs in (1, 2):
             measure(first, epochs)
             session.progressed(first)
@@ -156,12 +165,18 @@ def test_a_logger_that_fails_is_told_once_and_stops_nothing(tmp_path, monkeypatc
     assert other.left == [first.trial_id, second.trial_id]
 
 
-def test_what_another_node_measured_is_fetched_before_it_is_shown(tmp_path, monkeypatch):
+def test_what_another_node_measured_is_shown(tmp_path, monkeypatch):
     shown = Shown()
     monkeypatch.setitem(loggers._LOGGERS, "wandb", shown)
     made, (first, second) = begin(tmp_path, "wandb")
     there = {first.trial_id: (first, 1), second.trial_id: (second, EPOCHS)}
-    with Loggers(made, lambda trial_id: measure(*there[trial_id])) as session:
+
+    def read(trial_id):
+        trial, epochs = there[trial_id]
+        measure(trial, epochs)
+        return store.read_measurements(tmp_path, trial_id)
+
+    with Loggers(made, read) as session:
         session.progressed(first)
         end(second)
         session.ended(second)
@@ -176,11 +191,14 @@ def test_a_retried_trial_is_shown_again_and_its_new_end(tmp_path, monkeypatch):
     made, (first, _) = begin(tmp_path, "mlflow")
     measure(first, 2)
     end(first, "FAILED")
-    Loggers(made)
+    opened(made)
     assert shown.states == {first.trial_id: "FAILED"}
     end(first, "COMPLETE", minutes=2)
-    Loggers(made).ended(first)
+    opened(made).ended(first)
     assert shown.states == {first.trial_id: "COMPLETE"}
+    (before, after) = shown.tries
+    assert (before, bool(after)) == ("", True)
+    assert [epoch[2] for epoch in shown.epochs] == [1, 2, 1, 2]  # of each try the whole curve
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
@@ -199,13 +217,13 @@ def test_mlflow_shows_a_study_that_was_killed(tmp_path, monkeypatch):
     tracking = pytest.importorskip("mlflow.tracking")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     made, (first, second) = begin(tmp_path, "mlflow")
-    killed = Loggers(made)
+    killed = opened(made)
     measure(first, 2)
     killed.progressed(first)
-    with Loggers(made) as session:
+    with opened(made) as session:
         measure(second, EPOCHS)
         session.progressed(second)
-    with Loggers(made) as session:
+    with opened(made) as session:
         for each, state in ((first, "COMPLETE"), (second, "DIVERGED")):
             measure(each, EPOCHS)
             session.progressed(each)
@@ -231,6 +249,11 @@ def test_mlflow_shows_a_study_that_was_killed(tmp_path, monkeypatch):
             assert [metric.step for metric in history] == steps, name
             if name == "train/loss":
                 assert [metric.value for metric in history] == [each.replicate + e / 8 for e in steps]
+    end(second, minutes=2)  # it is tried again
+    opened(made).ended(second)
+    tried = [run for run in client.search_runs([experiment]) if run.data.tags["trial_id"] == second.trial_id]
+    assert [run.data.tags["state"] for run in tried] == ["COMPLETE", "DIVERGED"]
+    assert len(client.get_metric_history(tried[0].info.run_id, "train/loss")) == EPOCHS
 
 
 def test_mlflows_server_that_does_not_answer_is_refused(tmp_path, monkeypatch):
@@ -245,11 +268,11 @@ def test_mlflows_server_that_does_not_answer_is_refused(tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.test_loggers import Loggers, begin, measure
+from tests.test_loggers import begin, measure, opened
 
 made, (first, _) = begin(Path(sys.argv[1]), "wandb")
 measure(first, 2)
-Loggers(made).progressed(first)
+opened(made).progressed(first)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -279,7 +302,7 @@ def test_wandb_shows_a_study_that_was_killed_without_a_network(tmp_path, monkeyp
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     made, (first, second) = begin(tmp_path, "wandb")
     assert list(tmp_path.glob(f"wandb/offline-run-*-{first.trial_id}-*"))
-    with Loggers(made) as session:
+    with opened(made) as session:
         for each, state in ((first, "COMPLETE"), (second, "DIVERGED")):
             measure(each, EPOCHS)
             session.progressed(each)

@@ -26,6 +26,7 @@ from study.worker import train_mirrored
 from tests.storage import credentials as credentials  # a fixture
 from tests.storage import server as server  # a fixture
 from tests.test_search import LINE, study
+from tests.test_store import measurement
 
 EPOCHS = 3
 
@@ -356,7 +357,6 @@ def test_without_a_url_does_nothing(tmp_path):
     mirror.push_run()
     mirror.ended("x")
     mirror.push_row("x")
-    mirror.fetch_measurements("x")
     mirror.push_trial("x")
     assert list(tmp_path.iterdir()) == []
     assert local_run(tmp_path) == tmp_path
@@ -372,13 +372,13 @@ def test_a_node_that_does_not_see_the_studys_folder_says_so(tmp_path):
     mirror.fetch_trial("x")
 
 
-def test_takes_what_is_measured_elsewhere_and_nothing_else(tmp_path):
+def test_reads_what_is_measured_elsewhere_and_leaves_what_is_written_here(tmp_path):
     url, name = "s3://studies/mirror/measured", "results/measurements/x-r0.parquet"
-    Bucket(url).write(name, b"as it is")
-    Bucket(url).write("results/measurements/y-r0.parquet", b"another's")
+    for epochs, folder in ((1, "there"), (2, "here")):
+        store.write_measurements(tmp_path / folder, "x-r0", [measurement(0.5, "x-r0", epochs)] * epochs)
+    Bucket(url).write(name, (tmp_path / "there" / name).read_bytes())
     here = Mirror(tmp_path / "here", url)
-    here.fetch_measurements("x-r0")
-    here.fetch_measurements("none-r0")
-    found = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
-    assert found == [tmp_path / "here" / name]
-    assert found[0].read_bytes() == b"as it is"
+    before = (tmp_path / "here" / name).read_bytes()
+    assert len(here.read_measurements("x-r0")) == 1
+    assert (tmp_path / "here" / name).read_bytes() == before
+    assert here.read_measurements("none-r0") == []

@@ -1,7 +1,10 @@
 """A trial that goes wrong, its training played: its state, what the sampler hears and the report says."""
 
+import dataclasses
 import errno
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from mmjsd.model import MultimodalVae
 from mmjsd.train import DivergedError, TrainingState, save_checkpoint
 from study import record, store
 from study.search import Search
-from study.trial import Measurement
+from study.trial import Measurement, Rescue
 from tests.test_search import optuna_trials, study
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -132,6 +135,113 @@ def test_goes_on_from_its_checkpoint_unless_that_or_what_it_measured_is_damaged(
     assert asked == [path if damage == "none" else None]
     row = store.read_trial(tmp_path, trial.trial_id)
     assert row["epochs"] == (2 if damage == "none" else 0)
+
+
+class Gone(BaseException):
+    """The node, with all its processes."""
+
+
+def played_pack(diverging=(), warned_at=None, epochs=4):
+    """A pack's training: an epoch an hour; some diverge in the second, a warning comes within another."""
+
+    def run_pack(configs, resumes, device, objectives, is_warned):
+        begun = json.loads((resumes[0] / "epoch.json").read_text())["epoch"] if resumes[0] else 0
+        for epoch in range(begun + 1, epochs + 1):
+            record.time.now += 3600.0
+            if epoch == warned_at and is_warned and is_warned():
+                yield [Rescue(partial(saved, epoch - 1)) for _ in configs]
+                raise Gone
+            yield [
+                DivergedError("loss is inf")
+                if epoch > 1 and config.seed in diverging
+                else Measurement(
+                    epoch=epoch,
+                    scores={"validation": [Score("mean_coherence", 0.5, 0.1, 9, "product")]},
+                    losses=torch.ones(1),
+                    wall_s=3600.0,
+                    evaluation_s=0.0,
+                    num_samples=9,
+                    save=partial(saved, epoch),
+                    draw=dict,
+                )
+                for config in configs
+            ]
+
+    return run_pack
+
+
+def saved(epoch, folder, notes):
+    path = folder / f"epoch-{epoch:06d}"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "epoch.json").write_text(json.dumps({"epoch": epoch, "notes": notes}))
+
+
+@pytest.fixture
+def hours(monkeypatch):
+    """A clock that only training moves; checkpoints are their notes."""
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+    clock.time = lambda: 1e9 + clock.now
+    monkeypatch.setattr(record, "time", clock)
+
+    def load(path):
+        return None, SimpleNamespace(epoch=json.loads((path / "epoch.json").read_text())["epoch"])
+
+    monkeypatch.setattr(record, "load_checkpoint", load)
+    return clock
+
+
+def test_device_time_is_shared_by_those_that_go_on(tmp_path, monkeypatch, hours):
+    trials = Search(study(tmp_path, trials=1, replicates=4, pack=4)).next_pack(4)
+    diverging = {trial.config.seed for trial in trials[:3]}
+    monkeypatch.setattr(record, "run_pack", played_pack(diverging))
+    record.record(trials, "cpu", lambda values: None)
+    rows = [store.read_trial(tmp_path, trial.trial_id) for trial in trials]
+    assert [row["state"] for row in rows] == ["DIVERGED"] * 3 + ["COMPLETE"]
+    assert [row["device_s"] / 3600 for row in rows] == [0.5, 0.5, 0.5, 2.5]
+    assert [row["wall_s"] / 3600 for row in rows] == [2, 2, 2, 4]
+
+
+def test_one_that_diverged_is_neither_saved_at_a_warning_nor_trained_again(tmp_path, monkeypatch, hours):
+    one, other = Search(study(tmp_path, trials=1, replicates=2, pack=2)).next_pack(2)
+    monkeypatch.setattr(record, "run_pack", played_pack({one.config.seed}, warned_at=4))
+    with pytest.raises(Gone):
+        record.record([one, other], "cpu", lambda values: None, is_warned=lambda: True)
+    assert store.read_trial(tmp_path, one.trial_id)["state"] == "DIVERGED"
+    assert [path.name for path in one.checkpoints.iterdir()] == ["epoch-000001"]
+    before = hours.now
+    record.record([one, other], "cpu", lambda values: None)
+    assert (hours.now - before) / 3600 == 1
+    assert store.read_trial(tmp_path, other.trial_id)["state"] == "COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "expected"),
+    [(False, {"device_s": 1.0, "lost_s": 4.0}), (True, {"device_s": 4.0, "lost_s": 1.0})],
+)
+def test_a_retried_trial_has_the_time_of_its_earlier_try(tmp_path, hours, goes_on, expected):
+    """Once: within its own, if it has gone on from there."""
+    made = study(tmp_path, trials=1, replicates=1)
+    search = Search(made)
+    trial = search.next()
+    notes = {"epoch": 1, "wall_s": 3.0, "device_s": 3.0, "started_at": 5.0, "num_samples": 9, "train_s": 1.0}
+    saved(1, trial.checkpoints, notes)
+    record.record_end(trial, "FAILED", "it vanished")
+    store.write_lost(tmp_path, trial.trial_id, 1.0)
+    search.ended(trial)
+    assert search.device_s == 4.0
+    again = Search(dataclasses.replace(made, retry=("failed",)))
+    assert again.device_s == 4.0
+    trial = again.next()
+    took = (
+        {"wall_s": 4.0, "device_s": 4.0} if goes_on else {"wall_s": 1.0, "device_s": 1.0, "started_at": 9.0}
+    )
+    saved(1, trial.checkpoints, notes | took)
+    record.record_end(trial, "STOPPED")
+    again.ended(trial)
+    row = store.read_trial(tmp_path, trial.trial_id)
+    assert {name: row[name] for name in expected} == expected
+    assert again.device_s == Search(made).device_s == 5.0
 
 
 def test_that_another_node_trained_has_what_its_notes_tell(tmp_path):

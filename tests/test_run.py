@@ -260,6 +260,16 @@ def test_a_dry_run_says_what_a_study_may_cost_and_how_that_is_known(capsys, monk
     assert "unknown before a trial has ended: there is no rule for GPUs" in capsys.readouterr().out
 
 
+def test_a_dry_run_of_a_study_that_goes_on_counts_what_ended_otherwise(capsys, tmp_path):
+    assert start("--space subspaces --out own") == 0
+    for number, state in enumerate(("COMPLETE", "STOPPED", "FAILED")):
+        store.write_trial(tmp_path / "own", trial(f"{number}-r0", state=state, device_s=60.0), {})
+    assert start("--space subspaces --out own --resume --dry-run") == 0
+    assert "for 13 trials to come, like the 1 complete here" in capsys.readouterr().out
+    assert start("--space subspaces --out own --resume --retry failed --dry-run") == 0
+    assert "for 14 trials to come, like the 1 complete here" in capsys.readouterr().out
+
+
 def test_a_dry_run_of_a_study_that_goes_on_knows_its_trials(capsys, tmp_path):
     assert start("--space subspaces --out own") == 0
     for number, device_s in enumerate((50.0, 70.0)):
@@ -267,7 +277,8 @@ def test_a_dry_run_of_a_study_that_goes_on_knows_its_trials(capsys, tmp_path):
     assert start("--space subspaces --out own --resume --dry-run") == 0
     shown = capsys.readouterr().out
     assert (
-        "about 14 min of device time for 14 trials to come, like the 2 ended here, which took 60 s" in shown
+        "about 14 min of device time for 14 trials to come, like the 2 complete here, which took 60 s"
+        in shown
     )
 
 

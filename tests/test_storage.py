@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 
 from study.config import Study
 from study.search import Search
@@ -104,6 +105,20 @@ def test_postgresql_serves_as_a_journal_does_and_a_wrong_password_is_told(postgr
         check_storage(in_database(tmp_path / "other", wrong), is_new=True)
     assert "gu3ss" not in str(refusal.value)
     assert "password authentication failed" in str(refusal.value)
+
+
+def test_a_connection_that_was_ended_while_it_was_idle_is_replaced(postgres, tmp_path):
+    """By a server that starts anew, or a router between."""
+    search = Search(in_database(tmp_path / "idle", postgres))
+    trial = search.next()
+    engine = sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT")
+    others = "pg_stat_activity where pid <> pg_backend_pid() and usename = 'me'"
+    with engine.connect() as connection:
+        assert connection.execute(
+            sqlalchemy.text(f"select pg_terminate_backend(pid) from {others}")
+        ).fetchall()
+    engine.dispose()
+    assert not search.reported(trial, 1, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ray.tune.utils.util import flatten_dict
 
 from study import tuner
 from study.config import ClusterError
+from study.files import FilesError
 from study.mirror import Mirror
 
 
@@ -72,8 +73,10 @@ def test_no_trial_starts_once_ended_and_running_trials_have_taken_the_device_sec
     made, search = searcher(budget_device_s=100.0)
     search.device_s = 60.0  # of earlier sessions
     assert made.suggest("a")["trials"][0].number == 1
+    made.started("a")
     clock.now = 15.0  # two workers
     assert made.suggest("b")["trials"][0].number == 2
+    made.started("b")
     clock.now = 17.5  # 60 + 2 x 17.5 + 2 x 2.5
     assert made.suggest("c") == Searcher.FINISHED
     clock.now, search.device_s = 0.0, 0.0  # ended sooner than they looked
@@ -97,6 +100,7 @@ def test_what_vanishes_with_a_process_is_counted_from_what_was_heard_of_it_last(
     pack = [SimpleNamespace(out=tmp_path, trial_id=f"abc-r{replicate}") for replicate in range(2)]
     search.next_pack = lambda limit: pack
     made.suggest("a")
+    made.started("a")
     clock.now = 10.0
     made.heard("a")
     clock.now = 14.0
@@ -141,6 +145,78 @@ def test_no_trial_starts_once_a_node_did_not_see_the_studys_folder(clock, tmp_pa
     made.on_trial_complete("a", {"unshared": "node 7 does not see it"})
     assert made.unshared == "node 7 does not see it"
     assert made.suggest("b") == Searcher.FINISHED
+
+
+def test_what_is_met_here_ends_the_study_and_no_trial(clock, tmp_path):
+    """Ray would hide it in an error of its own, or try the trial again."""
+    made, search = searcher()
+    lost = FilesError("cannot write s3://studies/x")
+
+    def ended(trial):
+        raise lost
+
+    search.ended, search.is_stopped = ended, lambda trial: False
+    search.next_pack = lambda size: [SimpleNamespace(out=tmp_path, trial_id="abc-r0")]
+    stopper = tuner._Stopper(made)
+    assert not stopper.stop_all()
+    for name in ("a", "b"):
+        made.suggest(name)
+        made.started(name)
+    monkeypatched = {"trial_id": "abc-r0", "lost_s": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner.store, "read_trial", lambda out, trial_id: monkeypatched)
+        made.on_trial_complete("a", {"done": True})
+        assert made.broken is lost
+        made.on_trial_complete("b", {"done": True})  # left to another time
+    assert stopper.stop_all()
+    assert made.suggest("c") == Searcher.FINISHED
+    scheduler = tuner._Scheduler(search, made, Mirror(Path("unused"), None))
+    search.reported = ended
+    result = flatten_dict({"epoch": 1, "shown": {"abc-r0": 0.5}})
+    ray_trial = SimpleNamespace(config={"trials": [SimpleNamespace(trial_id="abc-r0")]})
+    assert scheduler.on_trial_result(None, ray_trial, result) == scheduler.CONTINUE
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(0, "COMPLETE"), (20, "COMPLETE"), (100, "FAILED")])
+def test_a_row_that_a_network_folder_shows_late_is_waited_for(clock, tmp_path, monkeypatch, seconds, state):
+    made, search = searcher()
+    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    rows, ended = {}, []
+    search.next_pack, search.is_stopped = lambda size: [trial], lambda trial: False
+    search.ended = lambda trial: ended.append(read(None, "abc-r0")["state"])
+
+    def read(out, trial_id):
+        return rows.get(trial_id) or ({"state": "COMPLETE"} if clock.now >= seconds else None)
+
+    clock.sleep = lambda duration: setattr(clock, "now", clock.now + duration)
+    monkeypatch.setattr(tuner.store, "read_trial", read)
+    monkeypatch.setattr(
+        tuner, "record_end", lambda trial, state, error: rows.update({"abc-r0": {"state": state}})
+    )
+    made.suggest("a")
+    made.started("a")
+    made.on_trial_complete("a", {"done": True})
+    assert made.broken is None
+    assert ended == [state]
+
+
+def test_the_last_crash_of_a_trial_is_lost_time_too(clock, tmp_path, monkeypatch):
+    made, search = searcher(workers=1)
+    search.next_pack = lambda size: [SimpleNamespace(out=tmp_path, trial_id="abc-r0")]
+    rows, lost = {}, []
+    monkeypatch.setattr(tuner.store, "read_trial", lambda out, trial_id: rows.get(trial_id))
+    monkeypatch.setattr(tuner, "record_end", lambda trial, *end: rows.update({trial.trial_id: end}))
+    monkeypatch.setattr(tuner.store, "write_lost", lambda out, trial_id, lost_s: lost.append(lost_s))
+    made.suggest("a")
+    clock.now = 500.0  # until a node is there
+    made.started("a")
+    for crash in range(3):
+        clock.now += 10.0
+        if crash < 2:
+            made.vanished("a")
+            made.started("a")
+    made.on_trial_complete("a", error=True)
+    assert lost == [30.0]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,9 @@ def test_work_is_taken_once_it_is_left_and_once_by_each():
     on_a_desk(using)
 
 
-@pytest.mark.parametrize("end", [lambda desk: desk.call_off(), lambda desk: desk.put({ENDED: True})])
+@pytest.mark.parametrize(
+    "end", [lambda desk: desk.call_off(), lambda desk: desk.put({NUMBER: 1, ENDED: True})]
+)
 def test_work_that_is_over_is_not_given_to_those_who_replace_others(end):
     async def using(desk):
         await desk.leave("first")
@@ -117,6 +119,18 @@ def test_work_that_is_over_is_not_given_to_those_who_replace_others(end):
         assert not waiting.done()
         await desk.leave("second")
         assert await waiting == 2
+
+    on_a_desk(using)
+
+
+def test_a_late_end_of_earlier_work_takes_no_other_from_the_desk():
+    async def using(desk):
+        await desk.leave("first")
+        await desk.call_off()
+        await desk.leave("second")
+        await desk.put({NUMBER: 1, ENDED: True})
+        assert await desk.is_on(2)
+        assert await asyncio.wait_for(desk.take(1), 1) == 2
 
     on_a_desk(using)
 
