@@ -78,8 +78,8 @@ TRIALS = pa.schema(
     ]
 )
 """Columns that every trial has; the objectives of a study with several follow as `objective.<metric>`, swept
-fields as `param.<dotted path>`. `device_s` led to the trial's results, `lost_s` vanished with its processes:
-device-seconds since their last checkpoint, null if there were none.
+fields as `param.<dotted path>`. `device_s` led to the trial's results, `lost_s` vanished with its processes
+since their last checkpoint, or went into an earlier try of which nothing was used: null if there was none.
 
 Files of older commits may lack a column that may be null: it reads as null, under the same schema version.
 """

@@ -119,7 +119,7 @@ def test_what_was_lost_with_processes_that_vanished_is_told(tmp_path):
     assert [row["lost_s"] for row in store.ended_trials(run)[:3]] == [90.0, 90.0, None]
     words = " ".join(answer(findings_of(run)))
     assert (
-        "Another 3.0 min were lost with processes or nodes that vanished: what 2 trials had trained" in words
+        "Another 3.0 min were lost: what 2 trials had trained since the last checkpoint when processes" in words
     )
 
 
