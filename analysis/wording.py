@@ -203,8 +203,8 @@ def _cost_sentences(findings: Findings) -> list[str]:
     lost = [trial.lost_s for trial in trials if trial.lost_s]
     if lost:
         sentences.append(
-            f"Another {duration(sum(lost))} were lost: what {plural(len(lost), 'trial')} had trained since the "
-            "last checkpoint when processes or nodes vanished, or in an earlier try, and trained again."
+            f"Another {duration(sum(lost))} were lost: what {plural(len(lost), 'trial')} had trained since "
+            "the last checkpoint when processes or nodes vanished, or in an earlier try, and trained again."
         )
     return sentences
 

@@ -38,6 +38,10 @@ class Nodes:
         """Of `ray start`, besides."""
         return ()
 
+    def program(self, _: Sequence[str]) -> list[str | Path]:
+        """What starts a node with these options."""
+        return [RAY, "start"]
+
     def add(self) -> None:
         """A further worker."""
         self._start(f"--address={self.address}", "--num-cpus=1")
@@ -77,7 +81,7 @@ class Nodes:
         number = len(self.processes)
         disk = f"--temp-dir={self.folder}/{number}"  # a node deletes a job's code when it no longer needs it
         own = ("--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}", disk)
-        command = [RAY, "start", *options, *own, "--block", "--disable-usage-stats"]
+        command = [*self.program(options), *options, *own, "--block", "--disable-usage-stats"]
         log = Path(self.folder, f"node{number}.log")
         with log.open("w") as opened:
             process = subprocess.Popen(

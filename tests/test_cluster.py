@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import requests
 
 from analysis.report import main as report
 from study import store
@@ -195,6 +197,64 @@ def test_a_study_in_a_bucket_outlives_head_and_folder(environment, tmp_path):
         assert secret not in page.encode()
         for _, content in bucket.read_all(entry.name for entry in bucket.entries()):
             assert secret not in content
+
+
+def test_storage_that_refuses_in_the_middle_of_a_study_ends_it_in_a_sentence(environment):
+    server = Server()
+    server.make_bucket("refusing")
+    address = f"http://{server.address}"
+    options = ("--training.epochs", "40", "--data.samples_per_epoch", "2000")
+    process = subprocess.Popen(
+        command("s3://refusing/run", *options),
+        cwd=ROOT,
+        env=environment | {"AWS_ENDPOINT_URL": address},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    listing = f"{address}/refusing?list-type=2&prefix=run/checkpoints"
+    wait_for(lambda: "epoch.json" in requests.get(listing, timeout=10).text, process, 500)
+    server.check_credentials(5)
+    _, said = process.communicate(timeout=300)
+    server.stop()
+    assert process.returncode == 1
+    assert re.fullmatch(r"error: .*access is denied; .*; the same command with --resume goes on\n", said), (
+        said
+    )
+
+
+class Apart(Nodes):
+    """Workers for which one folder is empty, as it would be on disks of their own."""
+
+    WORKERS = 2
+
+    def __init__(self, environment, hidden):
+        self.hidden = hidden
+        super().__init__(environment)
+
+    def program(self, options):
+        if "--head" in options:
+            return super().program(options)
+        hide = f"mount -t tmpfs none {self.hidden} && exec"
+        return ["unshare", "--mount", "sh", "-c", f'{hide} "$0" "$@"', *super().program(options)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hides a folder from a node, which takes root")
+@pytest.mark.parametrize("options", [("--confirm", "1"), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_node_that_does_not_see_the_studys_folder_ends_the_study_in_a_sentence(
+    environment, tmp_path, options
+):
+    (tmp_path / "own").mkdir()
+    nodes = Apart(environment, tmp_path / "own")
+    try:
+        address = ("--address", nodes.address, "--preset", "laptop", "--gpus-per-worker", "0")
+        said = run(environment, tmp_path / "own" / "run", *address, *options)
+    finally:
+        nodes.stop()
+    assert said.returncode == 2, said.stdout + said.stderr
+    assert "FAILED" not in said.stdout
+    assert f"does not see the study's folder {tmp_path / 'own' / 'run'}; start again with" in said.stderr
+    assert said.stderr.count("\n") == 1
 
 
 def _begun(bucket):

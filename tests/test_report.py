@@ -118,9 +118,7 @@ def test_what_was_lost_with_processes_that_vanished_is_told(tmp_path):
         store.write_lost(run, row["trial_id"], 90.0)
     assert [row["lost_s"] for row in store.ended_trials(run)[:3]] == [90.0, 90.0, None]
     words = " ".join(answer(findings_of(run)))
-    assert (
-        "Another 3.0 min were lost: what 2 trials had trained since the last checkpoint when processes" in words
-    )
+    assert "Another 3.0 min were lost: what 2 trials had trained since the last checkpoint when" in words
 
 
 def test_findings_call_no_effect_where_there_is_none(tmp_path):
