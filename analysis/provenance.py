@@ -40,7 +40,8 @@ def domain_table(results: Results) -> Table | None:
             if key not in ("type", "options", "cases") and value is not False
         }
         values = ", ".join(
-            level_label(tuple(each) if isinstance(each, list) else each) for each in options or ()
+            "none" if each is None else level_label(tuple(each) if isinstance(each, list) else each)
+            for each in options or ()
         )
         if "cases" in domain:
             values = "; ".join(map(_case_text, domain["cases"].items()))

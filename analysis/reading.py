@@ -259,7 +259,6 @@ def _configs(
 ) -> tuple[Config, ...]:
     """The configs of the searches, or of the confirmations, of all runs, best first."""
     paths = list(dict.fromkeys(path for source in sources for path in _swept(source)))
-    offers_none = {path for path, domain in domains.items() if None in domain.get("options", ())}
     configs = []
     for source in sources:
         fields = _fields(source) | {"run": source.run.label}
@@ -267,7 +266,12 @@ def _configs(
         base = _question(source.run.study.get("base") or {})
         for config_hash, group in source.by_config(confirming=confirming).items():
             params = shared | {path: _value(group[0], path) for path in paths}
-            params |= {path: _NONE for path in offers_none if params.get(path) is None}
+            offered = {**domains, **_drawn(domains, params)}
+            params |= {
+                path: _NONE
+                for path, domain in offered.items()
+                if params.get(path) is None and None in domain.get("options", ())
+            }
             settings = json.loads(group[0]["config"])
             trials = [{**row, "trial_id": source.prefix + row["trial_id"]} for row in group]
             trials.sort(key=lambda row: row["replicate"])
@@ -283,6 +287,19 @@ def _configs(
             )
 
     return _ranked(configs, descending=descending)
+
+
+def _drawn(
+    domains: Mapping[str, Mapping[str, Any]], params: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """Domains by which the cases of a config have drawn fields, by path."""
+    cases = (domain.get("cases", {}).get(params.get(name), {}) for name, domain in domains.items())
+    return {
+        path: each
+        for case in cases
+        for path, each in case.items()
+        if isinstance(each, dict) and "type" in each
+    }
 
 
 def _question(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -423,8 +440,13 @@ def _factors(
 ) -> Iterable[Factor]:
     paths = list(dict.fromkeys([*domains, *(path for config in configs for path in config.params)]))
     names = _short_names(paths)
+    drawn: dict[str, list[Any]] = {}
+    for config in configs:
+        for path, domain in _drawn(domains, config.params).items():
+            drawn.setdefault(path, []).extend(domain.get("options", ()))
+    within = {path: {"type": "Choice", "options": options} for path, options in drawn.items() if options}
     for path in paths:
-        domain = domains.get(path) or {}
+        domain = domains.get(path) or within.get(path) or {}
         values = [config.params[path] for config in configs if config.params.get(path) is not None]
         levels = _levels(values, domain, is_grid=is_grid)
         if levels or not values:

@@ -91,28 +91,28 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
 
     Raises:
         ReportError: if there is nothing that a report could be made of, the runs do not compare, or
-            the folder cannot be made.
+            the folder cannot be written.
         StoreError: if a results file is damaged.
     """
     study = load(*runs)
     is_own = len(runs) == 1 and not is_url(runs[0])
     folder = out or (Path(runs[0]) / "report" if is_own else Path("report"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        told = f"the report cannot be written to {folder} ({error.strerror}); choose another --out"
-        raise ReportError(told) from error
     grids = _sample_grids(study.findings)
     conditional = _conditional_samples(grids[0].trial) if grids else []
     further = (study.leak_drawing, study.claim_drawing, study.attribute_drawing)
     drawings = [*study.drawings, *filter(None, further)]
     environment, shown = _environment(), _shown(study)
-    _write_figures(folder / "figures", drawings, [*grids, *conditional])
-    _write_tables(folder / "tables", study, shown, environment)
     context = _context(study, shown, grids) | {"conditional": conditional}
-    (folder / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
     index = folder / "index.html"
-    index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
+    try:
+        _write_figures(folder / "figures", drawings, [*grids, *conditional])
+        _write_tables(folder / "tables", study, shown, environment)
+        text = environment.get_template("report.md").render(context)
+        (folder / "report.md").write_text(text, encoding="utf-8")
+        index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
+    except OSError as error:
+        told = f"the report cannot be written to {folder} ({error.strerror}); choose another --out"
+        raise ReportError(told) from error
     return index
 
 
@@ -338,8 +338,8 @@ def _notes(findings: Findings) -> Iterator[str]:
     for path, others in results.aliases.items():
         if others:
             yield (
-                f"The runs that differ in {path} differ in {', '.join(others)} as well: whatever is said of "
-                f"{results.swept[path]} may be due to any of these."
+                f"With {path} the runs differ in {', '.join(others)} as well, all of them or some: whatever "
+                f"is said of {results.swept[path]} may be due to any of these."
             )
     for run in results.runs:
         if run.manifest.get("dirty"):

@@ -235,7 +235,7 @@ class Results:
 
     factors: tuple[Factor, ...]
     aliases: Mapping[str, tuple[str, ...]]
-    """Fields that differ between the runs exactly as this factor's field does, by its path."""
+    """Fields that differ between the runs as this factor's field does, or as it determines, by its path."""
 
     domains: Mapping[str, Mapping[str, Any]]
     """What each swept field may be, by path."""

@@ -1,6 +1,7 @@
 """Checks a batch script of Slurm offline."""
 
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -42,11 +43,21 @@ def check_slurm(path: Path, text: str) -> Iterator[Finding]:
 
 def _options(text: str) -> dict[str, str]:
     """Values by option's long name, from the lines that begin with #SBATCH."""
-    found = {}
+    found: dict[str, str] = {}
     for line in re.findall(r"^#SBATCH\s+(.*)", text, re.MULTILINE):
-        for name, letter, value in re.findall(r"(?<!\S)(?:--([\w-]+)|-(\w))(?:=|\s*)((?!-)\S*)", line):
-            if name or letter in _SHORT:
-                found[name or _SHORT[letter]] = value
+        try:
+            parts = shlex.split(line, comments=True)
+        except ValueError:  # a quotation that does not end
+            parts = line.split()
+        while parts:
+            word = parts.pop(0)
+            name, _, value = word[2:].partition("=") if word.startswith("--") else (word[1:2], "", word[2:])
+            if not word.startswith("-"):
+                continue
+            if not value and parts and not parts[0].startswith("-"):
+                value = parts.pop(0)
+            if word.startswith("--") or name in _SHORT:
+                found[_SHORT.get(name, name)] = value
     return found
 
 

@@ -43,7 +43,7 @@ head=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address 
 resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --temp-dir="$temporary" --block)
 
 end() {
-  kill $(jobs -p) 2>/dev/null || true # the two srun below, and with them every Ray of the job
+  kill $(jobs -p) 2>/dev/null || true # every srun below, and with them every Ray of the job
   rm -f "$RAY_AUTH_TOKEN_PATH"
 }
 trap end EXIT
@@ -51,15 +51,19 @@ trap end EXIT
 srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --overlap \
   ray start --head --node-ip-address="$head" --port="$port" --dashboard-host=127.0.0.1 \
   --dashboard-port=$((port + 1)) "${resources[@]}" &
-started=$!
-lives() { kill -0 "$started" || { echo "error: Ray has ended before the study began; see above" >&2 && exit 1; }; }
+started=($!)
+lives() {
+  for each in "${started[@]}"; do
+    kill -0 "$each" || { echo "error: Ray has ended before the study began; see above" >&2 && exit 1; }
+  done
+}
 until python -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' \
   "$head" "$port" 2>/dev/null; do lives && sleep 1; done
 if ((${#nodes[@]} > 1)); then
-  others=$(IFS=,; echo "${nodes[*]:1}")
-  srun --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --nodelist="$others" --overlap \
-    --kill-on-bad-exit=1 ray start --address="$head:$port" "${resources[@]}" &
-  started=$!
+  for node in "${nodes[@]:1}"; do # apart, so that one which ends leaves the others
+    srun --nodes=1 --ntasks=1 --nodelist="$node" --overlap ray start --address="$head:$port" "${resources[@]}" &
+    started+=($!)
+  done
   until python - "$head:$port" ${#nodes[@]} <<'END'; do lives && sleep 2; done
 import sys
 import ray

@@ -9,11 +9,12 @@ from pathlib import Path
 import safetensors
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmjsd.data import Data, Examples, cache_dir
+from mmjsd.model import write_tensors
 from mmjsd.networks import NETWORKS
 from mmjsd.ranking import average_precision
 
@@ -73,7 +74,6 @@ def load_classifiers(
     processes ask at once: one trains, the others wait.
     """
     folder = cache_dir() / "classifiers" / f"{data.digest[:16]}-v{_VERSION}"
-    folder.mkdir(parents=True, exist_ok=True)
     result = {}
     for modality in data.spec.modalities:
         name = modality.name
@@ -83,18 +83,26 @@ def load_classifiers(
         network.to(device)
         network.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
         file = folder / f"{name}.safetensors"
-        with FileLock(f"{file}.lock"):
-            found = _load(network, file)
-            if found is None:
-                if progress is not None:
-                    progress(f"training the classifier that judges generated {name} (once per data set)")
-                train, test = (data.splits[split][name] for split in ("train", "test"))
-                _train(network, train)
-                found = Classifier(network, _quality(network, test, data.spec.attributes), len(test.labels))
-                _save(found, file)
-            result[name] = found
+        result[name] = _load(network, file) or _make(network, file, data, name, progress)
         network.eval()
     return result
+
+
+def _make(
+    network: nn.Sequential, file: Path, data: Data, name: str, progress: Callable[[str], None] | None
+) -> Classifier:
+    """Train and keep a modality's classifier, unless another process has meanwhile."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        found = _load(network, file)
+        if found is None:
+            if progress is not None:
+                progress(f"training the classifier that judges generated {name} (once per data set)")
+            train, test = (data.splits[split][name] for split in ("train", "test"))
+            _train(network, train)
+            found = Classifier(network, _quality(network, test, data.spec.attributes), len(test.labels))
+            _save(found, file)
+    return found
 
 
 def _train(network: nn.Module, examples: Examples) -> None:
@@ -158,7 +166,7 @@ def _save(classifier: Classifier, file: Path) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     metadata = {key: json.dumps(getattr(classifier, key)) for key in ("quality", "num_samples")}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
-    save_file(tensors, temporary, metadata=metadata)
+    write_tensors(temporary, tensors, metadata)
     os.replace(temporary, file)
 
 

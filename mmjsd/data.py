@@ -69,7 +69,10 @@ def cache_dir() -> Path:
     """Folder of downloads and prepared data sets: MMJSD_CACHE, or mmjsd in the user's cache folder."""
     if own := os.environ.get("MMJSD_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjsd"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjsd"
+    except RuntimeError:
+        raise DataError("this user has no home folder for a cache; set MMJSD_CACHE to a folder") from None
 
 
 def check(name: str, folder: Path | None) -> None:
@@ -143,6 +146,7 @@ def _prepare(spec: DataSpec, files: Sources, prepared: Path, report: Report) -> 
                 _write(prepared, make(spec, files, scratch, report))
             finally:
                 scratch.unlink(missing_ok=True)
+                shutil.rmtree(_partial(prepared), ignore_errors=True)
             data = _read(spec, prepared)
     assert data is not None, f"{prepared} was written but cannot be read"
     return data
@@ -189,9 +193,14 @@ def _array_path(folder: Path, split: str, modality: str, part: str) -> Path:
     return folder / f"{split}.{modality}.{part}.npy"
 
 
+def _partial(folder: Path) -> Path:
+    """Where what will lie in the folder is written."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
 def _write(folder: Path, splits: Mapping[str, Mapping[str, Examples]]) -> None:
     """Write all arrays and their digest into a folder that appears only when it is complete."""
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = _partial(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     digest, num_bytes = hashlib.sha256(), {}

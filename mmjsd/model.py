@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -279,8 +280,15 @@ def save(model: MultimodalVae, folder: Path) -> None:
     }
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-    save_file(tensors, temporary, metadata=description)
+    write_tensors(temporary, tensors, description)
     os.replace(temporary, folder / WEIGHTS_FILE)
+
+
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], description: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file with the rights of any file; what the library writes is its owner's alone."""
+    file.write_bytes(to_bytes(dict(tensors), dict(description) if description else None))
 
 
 def load(path: Path | str) -> MultimodalVae:
@@ -300,6 +308,8 @@ def load(path: Path | str) -> MultimodalVae:
         objective = {**description["objective"], "weights": tuple(description["objective"]["weights"])}
         model = MultimodalVae(modalities, ModelConfig(**description["model"]), ObjectiveConfig(**objective))
         model.load_state_dict(load_file(file))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
     except (SafetensorError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged or of another version: {error}") from error
     return model.eval()

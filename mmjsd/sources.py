@@ -330,6 +330,8 @@ def _read_celeba(
     images = np.lib.format.open_memmap(
         scratch, mode="w+", dtype=np.uint8, shape=(len(names), *modality.shape)
     )
+    with scratch.open("r+b") as file:  # now, as the process would die where a mapped page finds no space
+        os.posix_fallocate(file.fileno(), 0, scratch.stat().st_size)
     _decode(archive, names, images, report)
     return {name: _part(images, known, split == number) for number, name in enumerate(SPLITS)}
 

@@ -14,14 +14,14 @@ from typing import Any
 import safetensors
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmjsd.batches import PairedSamples, Pairs, Workers
 from mmjsd.config import Precision, TrainingConfig, require
 from mmjsd.kernels import at_once
-from mmjsd.model import MultimodalVae, load, save
+from mmjsd.model import MultimodalVae, load, save, write_tensors
 from mmjsd.objective import Draws, draw, elbo
 from mmjsd.pack import Pack
 
@@ -356,7 +356,7 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save(model, temporary)
-    save_file({name: tensor.cpu() for name, tensor in state.tensors.items()}, temporary / _STATE_FILE)
+    write_tensors(temporary / _STATE_FILE, {name: tensor.cpu() for name, tensor in state.tensors.items()})
     place = {"epoch": state.epoch, "step": state.step, "wall_s": state.wall_s}
     (temporary / _EPOCH_FILE).write_text(json.dumps({**place, "notes": dict(notes)}))
     shutil.rmtree(target, ignore_errors=True)

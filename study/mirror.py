@@ -20,7 +20,7 @@ from mmjsd.data import cache_dir
 from study.config import ClusterError
 from study.files import Bucket, Entry, is_url
 
-_RUN = ("study.json", "manifest.json", "optuna.journal")
+_RUN = ("study.json", "manifest.json", "optuna.journal", "earlier.json")
 """Files of the run itself."""
 
 _REPORTED = ("study.json", "manifest.json", "results/", "samples/")

@@ -195,7 +195,8 @@ def plan(request: Request) -> Study:
         _log.info("--confirm %d is cut to the study's %s besides the base config", options.confirm, others)
 
     _check_objectives(options, sampler, base)
-    _check_scheduler(options, tried)
+    if request.stored is None:
+        _check_scheduler(options, tried)
     if options.confirm:
         require(
             bool(space.domains), "the space varies no field, so there is nothing for --confirm to compare"

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -105,9 +107,14 @@ class Search:
         self._running: dict[int, optuna.Trial] = {}
         """By number, those of which the sampler has yet to be told."""
 
-        self._earlier: dict[str, Mapping[str, Any]] = {}
-        """By trial, the row of the try before."""
+        self._earlier_file = study.out / "earlier.json"
+        self._earlier = _read_earlier(self._earlier_file)
+        """By trial that is tried again, what the try before has taken, and when it began."""
 
+        unended = self._earlier.keys() - {row["trial_id"] for row in ended}
+        self.device_s += sum(
+            self._earlier[name]["device_s"] + self._earlier[name]["lost_s"] for name in unended
+        )
         self._queue: deque[Trial] = deque()
         self._num_proposed = self._num_running = 0
         proposed = self._optuna.get_trials(deepcopy=False)
@@ -229,15 +236,22 @@ class Search:
 
     def _charge(self, row: Mapping[str, Any]) -> None:
         """Count what a trial has taken, and an earlier try of it unless this one has gone on from that."""
-        earlier = self._earlier.pop(row["trial_id"], None)
-        carried = 0.0
-        if earlier is not None:
-            goes_on = earlier["started_at"] == row["started_at"]
-            carried = (earlier["lost_s"] or 0.0) + (0.0 if goes_on else earlier["device_s"])
-            if carried:
-                store.write_lost(self.study.out, row["trial_id"], (row["lost_s"] or 0.0) + carried)
-            self.device_s -= _device_s(earlier)
-        self.device_s += _device_s(row) + carried
+        earlier = self._earlier.get(row["trial_id"])
+        if earlier is None:
+            self.device_s += _device_s(row)
+            return
+        goes_on = earlier["started_at"] == row["started_at"].isoformat()
+        carried = earlier["lost_s"] + (0.0 if goes_on else earlier["device_s"])
+        if carried:
+            store.write_lost(self.study.out, row["trial_id"], (row["lost_s"] or 0.0) + carried)
+        self.device_s += _device_s(row) + carried - earlier["device_s"] - earlier["lost_s"]
+        del self._earlier[row["trial_id"]]
+        self._write_earlier()
+
+    def _write_earlier(self) -> None:
+        temporary = self._earlier_file.with_name(f".{self._earlier_file.name}")
+        temporary.write_text(json.dumps(self._earlier), encoding="utf-8")
+        os.replace(temporary, self._earlier_file)
 
     def _propose(self) -> None:
         """Ask for a new config; the sampler's randomness depends on study seed and position alone."""
@@ -299,7 +313,10 @@ class Search:
         """Remove what an earlier try has left; one that diverged would do so again from its checkpoint."""
         row = store.read_trial(trial.out, trial.trial_id)
         if row is not None:
-            self._earlier[trial.trial_id] = row
+            began = row["started_at"].isoformat()
+            taken = {"device_s": row["device_s"], "lost_s": row["lost_s"] or 0.0, "started_at": began}
+            self._earlier[trial.trial_id] = taken
+            self._write_earlier()
             store.forget_trial(trial.out, trial.trial_id)
             if row["state"] == "DIVERGED":
                 shutil.rmtree(trial.checkpoints, ignore_errors=True)
@@ -371,6 +388,16 @@ class Search:
             versions=study.versions,
             swept=self._swept,
         )
+
+
+def _read_earlier(file: Path) -> dict[str, Any]:
+    """What `Search` has written there; nothing, if that is not there or damaged: it is about costs alone."""
+    try:
+        return {
+            str(name): dict(taken) for name, taken in json.loads(file.read_text(encoding="utf-8")).items()
+        }
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _device_s(row: Mapping[str, Any]) -> float:

@@ -350,9 +350,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
     def vanished(self, trial_id: str) -> None:
         """Take note of what is lost with a trial's process, which is replaced by another."""
-        lost_s = time.monotonic() - self._heard_at.get(trial_id, time.monotonic())
+        now = time.monotonic()
+        lost_s = now - self._heard_at.pop(trial_id, now)  # until it starts again, it only waits
         self._lost_s[trial_id] = self._lost_s.get(trial_id, 0.0) + lost_s * self._search.study.workers
-        self.heard(trial_id)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False, **_: Any
@@ -381,13 +381,15 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         halts = self.disk_is_full or bool(self.unshared)
         for trial in trials:
             self._mirror.ended(trial.trial_id)
-            has_ended = bool((result or {}).get("done")) and not (halts or self._search.is_stopped(trial))
+            is_early = (result or {}).get("epoch", 0) < trial.config.training.epochs
+            is_stopped = is_early and self._search.is_stopped(trial)
+            has_ended = bool((result or {}).get("done")) and not (halts or is_stopped)
             row = _find_row(trial, has_ended=has_ended)
             if row is None and has_ended:
                 record_end(trial, "FAILED", f"it has ended, but its row has not come to {trial.out}")
             elif row is None and error:
                 record_end(trial, "FAILED", reason)
-            elif row is None and self._search.is_stopped(trial):
+            elif row is None and is_stopped:
                 record_end(trial, "STOPPED")
             elif row is None:
                 continue

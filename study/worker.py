@@ -36,6 +36,9 @@ node of which Ray was warned does not count."""
 LOST = "lost_s"
 """Of a report: seconds that workers which vanished had trained since the report before their end."""
 
+BEGUN = "begun"
+"""Of a report: workers have what they need and train, which costs from now on."""
+
 _FAILURE = "failure"
 """Of a message: why workers have ended."""
 
@@ -249,7 +252,7 @@ def _train(config: Mapping[str, Any]) -> None:
         number = ask(desk.take, number)
         (work,) = ray.get(desk.work.remote(number))
         trials, mirror = ray.get(work)
-        ray.train.report({NUMBER: number})
+        ray.train.report({NUMBER: number, BEGUN: True})
         try:
             train_mirrored(trials, get_device(), report, mirror, is_warned)
             ray.train.report({NUMBER: number, ENDED: True})

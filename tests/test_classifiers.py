@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmjsd import classifiers
 from mmjsd.classifiers import load_classifiers
 from mmjsd.data import Data, DataSpec, Examples, Modality
 from mmjsd.networks import NETWORKS
@@ -67,3 +68,18 @@ def test_are_trained_once():
     assert messages == ["training the classifier that judges generated pixels (once per data set)"]
     assert again.quality == first.quality
     assert torch.equal(again.network[-1].weight, first.network[-1].weight)
+
+
+def test_others_may_read_what_is_kept_and_where_all_is_kept_nothing_is_written(tmp_path, monkeypatch):
+    data = made_up(3, num_classes=2)
+    load_classifiers(data)
+    (file,) = tmp_path.rglob("*.safetensors")
+    other = file.with_name("other")
+    other.touch()
+    assert file.stat().st_mode == other.stat().st_mode
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(classifiers, "FileLock", refuse)
+    assert load_classifiers(data)["pixels"].quality

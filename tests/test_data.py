@@ -345,9 +345,20 @@ def test_crash_while_preparing_leaves_nothing_half_done(
         patch.setattr(np, "save", full)
         with pytest.raises(DataError, match=r"cannot prepare .*No space left on device; set MMJSD_CACHE to"):
             load("mnist-svhn-text", folder)
-    assert not [path for path in cache.iterdir() if path.is_dir() and not path.name.endswith(".partial")]
+    assert not [path for path in cache.iterdir() if path.is_dir()]
     assert_well_formed(load("mnist-svhn-text", folder))
     assert not list(cache.glob("*.partial"))
+
+
+def test_a_user_without_a_home_folder_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MMJSD_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(nobody))
+    with pytest.raises(DataError, match=r"this user has no home folder for a cache; set MMJSD_CACHE"):
+        load("mnist-svhn-text", folder)
 
 
 def test_cache_that_cannot_be_written_is_named(

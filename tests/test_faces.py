@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import sys
 import zipfile
 from collections.abc import Callable
@@ -273,6 +274,22 @@ def test_is_read_from_its_own_files(cache, raw):
     assert_holds(load("celeba", raw, messages.append), made_up())
     assert messages == ["preparing face", "decoding images: 100 %", "preparing words"]
     assert not [path for path in cache.iterdir() if path.name.endswith(".images")]
+
+
+def test_space_for_the_images_is_found_before_they_are_decoded(cache, raw, monkeypatch):
+    """A process dies where a page of a mapped file finds none."""
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        assert (offset, size) == (0, os.fstat(descriptor).st_size)
+        assert size > COUNT * 64 * 64 * 3
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(
+        DataError, match=r"No space left on device; set MMJSD_CACHE to a folder that has room"
+    ):
+        load("celeba", raw)
+    assert not list(cache.glob("*.images"))
 
 
 def test_of_mixed_splits_is_read_as_well(cache, raw):

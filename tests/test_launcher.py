@@ -199,6 +199,8 @@ def test_names_the_mistake(tmp_path, name, mistake):
         ("kuberay.yaml", (("--address auto", "--address=auto"), ("--out s3://", "--out=s3://"))),
         ("kuberay.yaml", (("ephemeral-storage: 40Gi", "ephemeral-storage: 1Ti"),)),
         ("slurm.sh", (("--nodes=", "-N "), ("--time=", "-t "), ("--cpus-per-task=", "-c"))),
+        ("slurm.sh", (("--time=08:00:00", "--time=08:00:00 # sinfo --long shows the limit, -t 3 is short"),)),
+        ("slurm.sh", (("--mem=48G", "--mem=48G --constraint='a100 -b'"),)),
         ("slurm.sh", (("--gpus-per-node=1", "--gpus=2"), ("--mem=48G\n#SBATCH --time", "--mem=48G --time"))),
         ("gpu.yaml", (("g6.xlarge", "g7e.2xlarge"),)),
         ("gpu.yaml", (("GPU: 1}", "GPU: 8}"), ("g6.xlarge", "p6-b200.48xlarge"))),
@@ -309,7 +311,7 @@ def test_a_job_of_slurms_ends_where_ray_does_not_start(tmp_path, fails):
     """With Slurm, Ray and the study played: the head's Ray listens, and the cluster is whole at once."""
     commands = {
         "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
-        "scontrol": "echo first; echo second",
+        "scontrol": "echo first; echo second; echo third",
         "hostname": "echo 127.0.0.1",
         "ray": f"""role=worker; port=0
 for word in "$@"; do case $word in --head) role=head;; --port=*) port=${{word#*=}};; esac; done

@@ -233,6 +233,7 @@ def test_a_retried_trial_has_the_time_of_its_earlier_try(tmp_path, hours, goes_o
     again = Search(dataclasses.replace(made, retry=("failed",)))
     assert again.device_s == 4.0
     trial = again.next()
+    assert again.device_s == Search(made).device_s == 4.0  # also if this session should end now
     took = (
         {"wall_s": 4.0, "device_s": 4.0} if goes_on else {"wall_s": 1.0, "device_s": 1.0, "started_at": 9.0}
     )

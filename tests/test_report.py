@@ -421,6 +421,31 @@ def test_no_value_among_the_options_is_a_level(tmp_path):
     assert (first.effect.best.level, first.effect.matched) == ("none", True)
     words = report(run).text
     assert "importance_samples = none" in words
+    assert "none, 1, 12" in words
+
+
+def test_no_value_that_a_case_draws_is_a_level_of_it_and_elsewhere_the_field_is_missing(tmp_path):
+    options = [None, 1, 12]
+    cases = {
+        "mmjsd": {"objective.fusion": "mixture"},
+        "mmvae": {"objective.importance_samples": {"type": "Choice", "options": options}},
+    }
+    path = "objective.importance_samples"
+    configs = [{"case": "mmjsd", path: None}, *({"case": "mmvae", path: each} for each in options)]
+    run = write_study(
+        tmp_path / "run",
+        [params | {"objective.beta": beta} for beta in (1.0, 2.5) for params in configs],
+        lambda params: 0.8 if params["case"] == "mmvae" and params[path] is None else 0.5,
+        study={"domains": {"case": {"type": "Cases", "options": list(cases), "cases": cases}}},
+    )
+    findings = findings_of(run)
+    first = findings.effects[0]
+    assert first.factor.levels == ("none", 1, 12)
+    assert first.effect.best.level == "none"
+    assert abs(first.effect.difference - 0.3) < 0.03
+    assert {
+        config.params[path] for config in findings.results.configs if config.params["case"] == "mmjsd"
+    } == {None}
 
 
 def test_levels_are_in_the_order_of_their_domain_whatever_their_types(tmp_path):
@@ -596,7 +621,9 @@ def test_command_refuses_in_one_sentence_what_it_cannot_read(tmp_path, capsys):
         write_report(tmp_path / "missing")
     run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
     (tmp_path / "file").touch()
-    for out in ("file", "file/report"):
+    (tmp_path / "there" / "figures").mkdir(parents=True)
+    (tmp_path / "there" / "index.html").mkdir()  # as little to be written as another user's
+    for out in ("file", "file/report", "there"):
         assert main([str(run), "--out", str(tmp_path / out)]) == 2
         assert f"the report cannot be written to {tmp_path / out}" in capsys.readouterr().err
 

@@ -211,6 +211,16 @@ def test_a_study_whose_manifest_is_missing_or_damaged_is_refused(tuner, capsys, 
     assert len(tuner.studies) == 1
 
 
+def test_a_study_goes_on_though_its_scheduler_was_never_asked(tuner, capsys):
+    """As earlier versions let it start."""
+    every = "--evaluation.every 9"
+    assert start(f"--space smoke {every}") == 0
+    file = Path("runs/smoke/study.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scheduler": "asha"}))
+    assert start(f"--space smoke {every} --resume") == 0
+    assert tuner.study.scheduler == "asha"
+
+
 def test_a_study_that_goes_on_has_not_ended(tuner):
     assert start("--space smoke") == 0
     manifest.write_ended(tuner.study.out)

@@ -97,3 +97,17 @@ def test_is_refused_by_name_when_foreign(tmp_path, write):
 def test_is_read_back_where_nothing_was_changed(tmp_path):
     change(tmp_path, "model")
     assert load(tmp_path).modalities == NAMES
+
+
+def test_that_others_may_not_read_is_named(tmp_path, monkeypatch):
+    save(build(), tmp_path)
+    other = tmp_path / "other"
+    other.touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == other.stat().st_mode
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("mmjsd.model.safe_open", refuse)
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read: .*Permission denied"):
+        load(tmp_path)

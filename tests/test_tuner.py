@@ -50,6 +50,7 @@ def searcher(**changes):
         num_ready=99,
         served=0,
         ended=lambda trial: None,
+        is_stopped=lambda trial: False,
     )
 
     def serve(limit):
@@ -58,6 +59,12 @@ def searcher(**changes):
 
     search.next_pack = serve
     return tuner._StudySearcher(search, Mirror(Path("unused"), None)), search
+
+
+def trial_of(out, replicate=0):
+    """A trial of four epochs."""
+    config = SimpleNamespace(training=SimpleNamespace(epochs=4))
+    return SimpleNamespace(out=out, trial_id=f"abc-r{replicate}", config=config)
 
 
 def test_no_trial_starts_after_the_time(clock):
@@ -97,7 +104,7 @@ def test_what_is_ready_is_shared_among_the_slots(clock, ready, slots, sizes):
 
 def test_what_vanishes_with_a_process_is_counted_from_what_was_heard_of_it_last(clock, tmp_path, monkeypatch):
     made, search = searcher(workers=1)
-    pack = [SimpleNamespace(out=tmp_path, trial_id=f"abc-r{replicate}") for replicate in range(2)]
+    pack = [trial_of(tmp_path, replicate) for replicate in range(2)]
     search.next_pack = lambda limit: pack
     made.suggest("a")
     made.started("a")
@@ -106,13 +113,13 @@ def test_what_vanishes_with_a_process_is_counted_from_what_was_heard_of_it_last(
     clock.now = 14.0
     made.vanished("a")  # four seconds
     clock.now = 15.0
-    made.vanished("a")  # and one
+    made.vanished("a")  # it had only waited
     lost = []
     monkeypatch.setattr(tuner.store, "read_trial", lambda out, trial_id: {"trial_id": trial_id})
     monkeypatch.setattr(tuner.store, "write_lost", lambda out, trial_id, lost_s: lost.append(lost_s))
     clock.now = 20.0
     made.on_trial_complete("a", {"lost_s": 3.0})  # of workers that it watched itself
-    assert lost == [4.0, 4.0]
+    assert lost == [3.5, 3.5]
 
 
 def test_waits_while_a_confirmation_may_follow(clock):
@@ -126,7 +133,7 @@ def test_waits_while_a_confirmation_may_follow(clock):
 
 def test_no_trial_starts_once_one_found_the_disk_full(clock, tmp_path):
     made, _ = searcher()
-    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    trial = trial_of(tmp_path)
     made._search.next_pack = lambda size: [trial]
     assert made.suggest("a") == {"trials": [trial]}
     made._search.is_stopped = lambda trial: False
@@ -138,7 +145,7 @@ def test_no_trial_starts_once_one_found_the_disk_full(clock, tmp_path):
 def test_no_trial_starts_once_a_node_did_not_see_the_studys_folder(clock, tmp_path):
     made, search = searcher()
     search.is_waiting = True
-    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    trial = trial_of(tmp_path)
     search.next_pack = lambda size: [trial]
     search.is_stopped = lambda trial: False
     made.suggest("a")
@@ -156,7 +163,7 @@ def test_what_is_met_here_ends_the_study_and_no_trial(clock, tmp_path):
         raise lost
 
     search.ended, search.is_stopped = ended, lambda trial: False
-    search.next_pack = lambda size: [SimpleNamespace(out=tmp_path, trial_id="abc-r0")]
+    search.next_pack = lambda size: [trial_of(tmp_path)]
     stopper = tuner._Stopper(made)
     assert not stopper.stop_all()
     for name in ("a", "b"):
@@ -180,7 +187,7 @@ def test_what_is_met_here_ends_the_study_and_no_trial(clock, tmp_path):
 @pytest.mark.parametrize(("seconds", "state"), [(0, "COMPLETE"), (20, "COMPLETE"), (100, "FAILED")])
 def test_a_row_that_a_network_folder_shows_late_is_waited_for(clock, tmp_path, monkeypatch, seconds, state):
     made, search = searcher()
-    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    trial = trial_of(tmp_path)
     rows, ended = {}, []
     search.next_pack, search.is_stopped = lambda size: [trial], lambda trial: False
     search.ended = lambda trial: ended.append(read(None, "abc-r0")["state"])
@@ -200,9 +207,31 @@ def test_a_row_that_a_network_folder_shows_late_is_waited_for(clock, tmp_path, m
     assert ended == [state]
 
 
+@pytest.mark.parametrize(("epoch", "ends"), [(3, [("STOPPED",)]), (4, [])])
+def test_a_replicate_that_is_ahead_ends_by_itself_though_its_config_is_stopped(
+    clock, tmp_path, monkeypatch, epoch, ends
+):
+    made, search = searcher()
+    search.next_pack, search.is_stopped = lambda size: [trial_of(tmp_path)], lambda trial: True
+    rows, told = {}, []
+
+    def record_end(trial, *end):
+        told.append(end)
+        rows[trial.trial_id] = {}
+
+    late = lambda out, trial_id: rows.get(trial_id, {} if clock.now > 5 else None)  # noqa: E731
+    clock.sleep = lambda duration: setattr(clock, "now", clock.now + duration)
+    monkeypatch.setattr(tuner.store, "read_trial", late)
+    monkeypatch.setattr(tuner, "record_end", record_end)
+    made.suggest("a")
+    made.on_trial_complete("a", {"done": True, "epoch": epoch})
+    assert made.broken is None
+    assert told == ends
+
+
 def test_the_last_crash_of_a_trial_is_lost_time_too(clock, tmp_path, monkeypatch):
     made, search = searcher(workers=1)
-    search.next_pack = lambda size: [SimpleNamespace(out=tmp_path, trial_id="abc-r0")]
+    search.next_pack = lambda size: [trial_of(tmp_path)]
     rows, lost = {}, []
     monkeypatch.setattr(tuner.store, "read_trial", lambda out, trial_id: rows.get(trial_id))
     monkeypatch.setattr(tuner, "record_end", lambda trial, *end: rows.update({trial.trial_id: end}))
@@ -247,7 +276,7 @@ def test_a_trial_that_could_not_say_why_it_failed_has_its_reason(
     clock, tmp_path, monkeypatch, raised, reason
 ):
     made, _ = searcher()
-    trial = SimpleNamespace(out=tmp_path, trial_id="abc-r0")
+    trial = trial_of(tmp_path)
     made._search.next_pack = lambda size: [trial]
     made.suggest("a")
     made.raised |= raised
