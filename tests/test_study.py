@@ -121,7 +121,8 @@ def test_replicates_and_configs_in_one_pack_learn_what_they_learn_alone(undistur
     alone, out = undisturbed[0], tmp_path / "packed"
     said = run(environment, out, "--training.epochs", "4", "--pack", "4", "--max-concurrent", "1")
     assert "4 trials complete, 0 diverged, 0 failed" in said.stdout, said.stderr
-    assert all(row["device_s"] == pytest.approx(row["wall_s"] / 4) for row in trials(out).values())
+    for row in trials(out).values():  # rows are written one after the other
+        assert row["device_s"] == pytest.approx(row["wall_s"] / 4, rel=0.05)
     expected, packed = measurements(alone), measurements(out)
     assert packed.keys() == expected.keys()
     for name in trials(alone):
