@@ -51,14 +51,13 @@ def precision_table(findings: Findings) -> Table | None:
     if not columns:
         return None
     lines = list(_lines(findings))
-    configs = {config.config_hash: config for config in results.configs}
     found, leading = {}, {}
     for column in columns:
         replicates = {}
         for line in lines:
             quantity = column.quantity(line.posterior)
             found[column.title, line.posterior] = estimates(results, quantity)
-            replicates[line.config_hash] = results.values(configs[line.config_hash], quantity)
+            replicates[line.config_hash] = results.by_config(quantity)[line.config_hash]
         leading[column.title] = leaders(replicates)
     rows: list[Row] = []
     for line in lines:

@@ -19,7 +19,7 @@ from mmjsd.data import DATASETS
 from study.claim import CLAIM
 from study.config import Objective, Preset, Sampler, Scheduler, Study
 from study.files import Bucket
-from study.space import Question
+from study.questions import Question
 
 _PACKAGES = ("ray", "torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "pyarrow", "pydantic")
 """Those whose version may change a number."""

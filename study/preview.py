@@ -8,7 +8,7 @@ import numpy as np
 
 from mmjsd.data import DATASETS
 from study.config import Study, TrialConfig
-from study.space import Question
+from study.questions import Question
 
 _SIZES = (
     "data.name",

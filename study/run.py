@@ -37,7 +37,8 @@ from study.config import (
 from study.files import Bucket, FilesError, is_url
 from study.options import asks_for_help, parse, parse_study
 from study.preview import describe, plural, shown
-from study.space import Question, SearchSpace, list_questions, load_question
+from study.questions import Question, list_questions, load_question
+from study.space import SearchSpace
 
 SPACES = Path(__file__).resolve().parents[1] / "search_spaces"
 

@@ -28,6 +28,12 @@ def sobering(params):
 ASKED = {"confirm": 2, "confirm_replicates": 3}
 
 
+def told(study):
+    """What the report's answer says of the confirmation."""
+    (sentence,) = [each for each in answer(study.findings) if each.startswith("The confirmation")]
+    return sentence
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "confirmed"
@@ -73,7 +79,7 @@ def test_the_winner_and_its_advantage_come_from_fresh_seeds_alone(study, run):
 
 
 def test_the_report_says_who_won(study, run):
-    (sentence,) = [each for each in answer(study.findings) if each.startswith("The confirmation")]
+    sentence = told(study)
     assert sentence.startswith(
         "The confirmation, 3 configs, the base among them, on 3 fresh seeds each, is won"
     )
@@ -99,7 +105,7 @@ def test_luck_is_told(tmp_path):
         confirm=(1, 0),
         fresh=lambda params: 0.5 - 0.1 * (params["model.style_dim"] == 0),
     )
-    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    sentence = told(load(run))
     assert "is won by the base config itself with a test mean coherence (product) of **0.48" in sentence
     assert sentence.endswith("on the validation split none of the search's best configs exceeds it.")
 
@@ -116,7 +122,7 @@ def test_a_base_config_that_wins_on_validation_alone_is_told_from_one_that_wins(
             ("mean_coherence", "product", "", ""): 0.4 + 0.2 * (params["model.style_dim"] == 0)
         },
     )
-    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    sentence = told(load(run))
     assert sentence.endswith("exceeds it, though on the test split 2 of them do.")
 
 
@@ -126,7 +132,7 @@ def test_a_base_config_that_did_not_complete_is_not_among_the_confirmed(tmp_path
         if row["phase"] == "confirm" and row["param.model.style_dim"] == 4:
             params = {name.removeprefix("param."): row.pop(name) for name in list(row) if "param." in name}
             store.write_trial(run, row | {"state": "DIVERGED", "objective_value": None}, params)
-    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    sentence = told(load(run))
     assert sentence.startswith(
         "The confirmation, one config on 2 fresh seeds each, is won by **`style_dim = 0`"
     )
@@ -140,13 +146,13 @@ def test_fresh_seeds_are_counted_for_each_config(tmp_path):
         if lost:
             params = {name.removeprefix("param."): row.pop(name) for name in list(row) if "param." in name}
             store.write_trial(run, row | {"state": "DIVERGED", "objective_value": None}, params)
-    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    sentence = told(load(run))
     assert "on 1 to 3 fresh seeds each" in sentence
 
 
 def test_a_confirmation_without_replicates_has_no_intervals(tmp_path):
     run = write_study(tmp_path / "one", SPACE, searched, replicates=1, study=ASKED, confirm=(1,))
-    (sentence,) = [each for each in answer(load(run).findings) if each.startswith("The confirmation")]
+    sentence = told(load(run))
     assert sentence.endswith("without replicates nobody can say whether that is more than noise.")
     write_report(run)
 

@@ -1,28 +1,22 @@
 import csv
-import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from analysis.figures import _shown_by_look
 from analysis.findings import Findings, find
-from analysis.reading import ReportError, load
-from analysis.report import main, write_report
+from analysis.reading import load
+from analysis.report import write_report
 from analysis.tables import config_table, subset_table
 from analysis.wording import answer
 from study import store
 from tests import synthetic
 from tests.synthetic import TEST_GAP, grid, write_study
 
-ROOT = Path(__file__).resolve().parents[1]
 SUBSPACES = grid(model__style_dim=(0, 4, 16, 32), objective__beta=(0.5, 2.5))
 
 
@@ -362,182 +356,6 @@ def test_report_of_an_unfinished_study_says_what_is_missing(tmp_path):
     assert len(rows) == 7
 
 
-def test_a_study_that_has_ended_lacks_nothing_though_its_sampler_repeated_configs(tmp_path):
-    run = write_study(tmp_path / "run", SUBSPACES, shortcut, study={"sampler": "tpe", "trials": 20})
-    assert "This study is unfinished: 16 of 40 trials have ended." in report(run).text
-    manifest = json.loads((run / "manifest.json").read_text())
-    (run / "manifest.json").write_text(json.dumps(manifest | {"ended_at": "2026-01-02T03:04:05+00:00"}))
-    page = report(run)
-    assert "unfinished" not in page.text
-    assert "not begun" not in page.text
-    assert "16 of 16" in page.text
-    assert "8 configs × 2 replicates: 16 ended trials" in page.text
-    unfinished = write_study(tmp_path / "other", SUBSPACES, shortcut, study={"trials": 10}, dataset="faces")
-    both = load(run, unfinished)
-    assert (both.num_configs, both.num_missing) == (18, 4)
-
-
-def test_the_only_config_that_completed_is_not_called_the_only_one(tmp_path):
-    run = write_study(
-        tmp_path / "run",
-        SUBSPACES[:3],
-        shortcut,
-        state=lambda config, replicate: "DIVERGED" if config else "COMPLETE",
-    )
-    assert "The only config that completed is style_dim = 0" in report(run).text
-
-
-def test_what_the_objective_determines_is_no_factor_of_its_own(tmp_path):
-    runs = []
-    for name, fusion, level in (
-        ("mmjsd", "mixture", 0.6),
-        ("mvae", "product", 0.4),
-        ("mmvae", "mixture", 0.5),
-    ):
-        run = write_study(
-            tmp_path / name, SUBSPACES, lambda params, level=level: level, seed=len(runs), noise=0.005
-        )
-        asked = json.loads((run / "study.json").read_text())
-        asked["base"]["objective"] |= {"name": name, "fusion": fusion}
-        (run / "study.json").write_text(json.dumps(asked))
-        runs.append(run)
-    findings = find(load(*runs))
-    assert findings.results.aliases == {"objective.name": ("objective.fusion",)}
-    first = findings.effects[0]
-    assert (first.factor.path, first.effect.matched) == ("objective.name", True)
-    assert first.effect.half_width < 0.02
-
-
-def test_no_value_among_the_options_is_a_level(tmp_path):
-    options = (None, 1, 12)
-    run = write_study(
-        tmp_path / "run",
-        grid(objective__importance_samples=options, objective__beta=(1.0, 2.5)),
-        lambda params: 0.8 if params["objective.importance_samples"] is None else 0.5,
-    )
-    findings = findings_of(run)
-    first = findings.effects[0]
-    assert first.factor.levels == ("none", 1, 12)
-    assert (first.effect.best.level, first.effect.matched) == ("none", True)
-    words = report(run).text
-    assert "importance_samples = none" in words
-    assert "none, 1, 12" in words
-
-
-def test_no_value_that_a_case_draws_is_a_level_of_it_and_elsewhere_the_field_is_missing(tmp_path):
-    options = [None, 1, 12]
-    cases = {
-        "mmjsd": {"objective.fusion": "mixture"},
-        "mmvae": {"objective.importance_samples": {"type": "Choice", "options": options}},
-    }
-    path = "objective.importance_samples"
-    configs = [{"case": "mmjsd", path: None}, *({"case": "mmvae", path: each} for each in options)]
-    run = write_study(
-        tmp_path / "run",
-        [params | {"objective.beta": beta} for beta in (1.0, 2.5) for params in configs],
-        lambda params: 0.8 if params["case"] == "mmvae" and params[path] is None else 0.5,
-        study={"domains": {"case": {"type": "Cases", "options": list(cases), "cases": cases}}},
-    )
-    findings = findings_of(run)
-    first = findings.effects[0]
-    assert first.factor.levels == ("none", 1, 12)
-    assert first.effect.best.level == "none"
-    assert abs(first.effect.difference - 0.3) < 0.03
-    assert {
-        config.params[path] for config in findings.results.configs if config.params["case"] == "mmjsd"
-    } == {None}
-
-
-def test_levels_are_in_the_order_of_their_domain_whatever_their_types(tmp_path):
-    options = [0, 2, {"mnist": 1, "svhn": 4, "text": 1}, 8]
-    levels = ("0", "2", '{"mnist": 1, "svhn": 4, "text": 1}', "8")  # as they stand in the table
-    run = write_study(
-        tmp_path / "run",
-        grid(model__style_dim=levels),
-        lambda params: 0.5,
-        study={"domains": {"model.style_dim": {"type": "Choice", "options": options}}},
-    )
-    (factor,) = load(run).factors
-    assert factor.levels == levels
-
-
-def test_a_config_without_a_field_is_not_drawn_as_one_of_its_levels(tmp_path):
-    configs = [
-        {"subspaces": case, "objective.beta": beta, **size}
-        for beta in (1.0, 5.0)
-        for case, size in [("no", {}), *(("yes", {"model.style_dim": size}) for size in (2, 8, 16))]
-    ]
-    run = write_study(tmp_path / "run", configs, lambda params: 0.7 - 0.02 * params.get("model.style_dim", 0))
-    findings = findings_of(run)
-    assert {each.factor.name for each in findings.effects} == {"subspaces", "style_dim", "beta"}
-    assert "style_dim" not in {factor.name for factor in _shown_by_look(findings)}
-    report(run)
-
-
-def test_an_interaction_is_told_of_what_it_is_of(tmp_path):
-    crossed = grid(model__style_dim=(0, 16), model__width=(0.5, 1.0), objective__beta=(1.0, 5.0))
-    run = write_study(
-        tmp_path / "three",
-        crossed,
-        lambda params: 0.5 - 0.2 * (params["model.style_dim"] > 0) * (params["model.width"] > 0.5),
-    )
-    assert "F test of the interactions of all factors" in report(run).text
-    rng = np.random.default_rng(0)
-    some = grid(model__style_dim=(0, 2, 4, 8), objective__beta=(1.0, 2.0, 4.0, 8.0))
-    sampled = write_study(
-        tmp_path / "sampled",
-        [some[index] for index in rng.permutation(16)[:9]],
-        lambda params: 0.8 - 0.01 * params["model.style_dim"] * params["objective.beta"],
-        study={"sampler": "tpe"},
-    )
-    findings = findings_of(sampled)
-    assert findings.crossing is None
-    words = " ".join(answer(findings))
-    assert "The factors interact" in words
-    assert "does not tell all." in words
-
-
-def test_runs_of_other_numbers_of_replicates_and_of_equal_trials_are_told_apart(tmp_path):
-    runs = []
-    for number, commit in ((2, "a" * 40), (4, "b" * 40)):
-        run = write_study(tmp_path / commit[0], SUBSPACES[:2], shortcut, replicates=number, seed=number)
-        manifest = json.loads((run / "manifest.json").read_text())
-        (run / "manifest.json").write_text(json.dumps(manifest | {"commit": commit}))
-        for trial in load(run).trials:
-            trial.samples.mkdir(parents=True)
-            trial.overview.write_bytes(b"\x89PNG not really " + commit.encode())
-        runs.append(run)
-    write_report(*runs, out=tmp_path / "both")
-    text = Page(tmp_path / "both" / "index.html").text
-    assert "2 of 2" in text
-    assert "4 of 4" in text
-    assert "2 of 4" not in text
-    assert "4 configs: 12 ended trials" in text
-    pictures = list((tmp_path / "both" / "figures").glob("samples_*_overview.png"))
-    assert len(pictures) == 3
-
-
-def test_weights_of_simplexes_of_other_sizes_are_told_apart(tmp_path):
-    rng = np.random.default_rng(0)
-    runs = []
-    for modalities in (("a", "b", "c"), ("a", "b")):
-        size = len(modalities) + 1
-        runs.append(
-            write_study(
-                tmp_path / f"{size}",
-                [{"objective.weights": tuple(rng.dirichlet(np.ones(size)).tolist())} for _ in range(8)],
-                lambda params: 0.2 + 0.5 * params["objective.weights"][-1],
-                modalities=modalities,
-                study={"domains": {"objective.weights": {"type": "Simplex", "size": size}}},
-            )
-        )
-    for order in (runs, runs[::-1]):
-        found = find(load(*order)).correlations
-        assert len(found) == 7
-        assert {each.correlation.num_configs for each in found} == {8}
-        write_report(*order, out=tmp_path / "both")
-
-
 def test_report_of_a_study_in_which_all_failed_names_no_best(tmp_path):
     page = report(
         write_study(tmp_path / "run", SUBSPACES[:2], shortcut, state=lambda *_: "FAILED", error="boom")
@@ -598,54 +416,6 @@ def test_report_of_one_epoch_has_no_learning_curves(tmp_path):
     assert not (run / "report" / "figures" / "learning_curves.svg").exists()
 
 
-# Command line
-
-
-def test_command_refuses_in_one_sentence_what_it_cannot_read(tmp_path, capsys):
-    (tmp_path / "nothing").mkdir()
-    (tmp_path / "hollow" / "results").mkdir(parents=True)
-    write_study(tmp_path / "torn", SUBSPACES[:1], shortcut)
-    (tmp_path / "torn" / "study.json").write_text('{"study":')
-    for name, words in (
-        ("missing", "no folder"),
-        ("nothing", "holds no results"),
-        ("hollow", "holds no results and no study.json"),
-        ("torn", "study.json is damaged"),
-    ):
-        assert main([str(tmp_path / name)]) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.count("\n") == 1
-        assert words in captured.err
-    with pytest.raises(ReportError, match="no folder"):
-        write_report(tmp_path / "missing")
-    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
-    (tmp_path / "file").touch()
-    (tmp_path / "there" / "figures").mkdir(parents=True)
-    (tmp_path / "there" / "index.html").mkdir()  # as little to be written as another user's
-    for out in ("file", "file/report", "there"):
-        assert main([str(run), "--out", str(tmp_path / out)]) == 2
-        assert f"the report cannot be written to {tmp_path / out}" in capsys.readouterr().err
-
-
-def test_command_names_a_foreign_and_an_older_file_and_the_way_out(tmp_path, capsys, monkeypatch):
-    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
-    foreign = run / "results" / "trials" / "foreign.parquet"
-    pd.DataFrame({"a": [1]}).to_parquet(foreign)
-    assert main([str(run)]) == 2
-    error = capsys.readouterr().err
-    assert f"{foreign} is not a results file: it lacks study" in error
-    assert "move it out of the folder" in error
-    foreign.unlink()
-    with monkeypatch.context() as patch:
-        patch.setitem(store._METADATA, b"mmjsd.schema_version", b"0")
-        write_study(run, SUBSPACES[1:2], shortcut)
-    assert main([str(run)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "has schema version 0; expected 1: read it with the commit that manifest.json names" in error
-
-
 def test_report_sets_cost_against_quality_where_costs_differ(tmp_path, monkeypatch):
     def costly(level, *rest):
         return trial(level, *rest) | {"device_s": 100 * level}
@@ -681,35 +451,3 @@ def test_report_draws_only_fields_in_which_the_complete_configs_differ(tmp_path)
 def test_report_of_ten_trials_and_one_factor_shows_no_importance(tmp_path):
     run = write_study(tmp_path / "run", grid(model__style_dim=(0, 1, 2, 3, 4)), lambda params: 0.5)
     assert "Importance of the swept fields" not in report(run).text
-
-
-def test_command_runs_as_a_script_and_refuses_a_damaged_file(tmp_path):
-    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
-    (run / "results" / "trials" / "torn.parquet").write_bytes(b"PAR1 torn")
-    done = subprocess.run(
-        [sys.executable, "analysis/report.py", str(run)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "torn.parquet is damaged" in done.stderr
-
-
-def test_command_imports_neither_torch_nor_ray(subspaces):
-    script = (
-        "import runpy, sys\n"
-        "sys.argv = ['analysis/report.py', sys.argv[1]]\n"
-        "try:\n    runpy.run_path('analysis/report.py', run_name='__main__')\n"
-        "except SystemExit as done:\n    assert done.code == 0\n"
-        "heavy = {'torch', 'ray'}\n"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & heavy))\n"
-        "print('matplotlib.pyplot' in sys.modules)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(subspaces)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-2:] == ["[]", "False"]

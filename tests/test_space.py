@@ -14,6 +14,7 @@ from scipy import stats
 
 from mmjsd.config import DataConfig, EvaluationConfig
 from study.config import TrialConfig
+from study.questions import list_questions, load_question
 from study.space import (
     Cases,
     Choice,
@@ -22,8 +23,6 @@ from study.space import (
     SearchSpace,
     Simplex,
     Uniform,
-    list_questions,
-    load_question,
 )
 
 SPACES = Path(__file__).resolve().parents[1] / "search_spaces"

@@ -219,7 +219,9 @@ def test_a_replicate_that_is_ahead_ends_by_itself_though_its_config_is_stopped(
         told.append(end)
         rows[trial.trial_id] = {}
 
-    late = lambda out, trial_id: rows.get(trial_id, {} if clock.now > 5 else None)  # noqa: E731
+    def late(out, trial_id):
+        return rows.get(trial_id, {} if clock.now > 5 else None)
+
     clock.sleep = lambda duration: setattr(clock, "now", clock.now + duration)
     monkeypatch.setattr(tuner.store, "read_trial", late)
     monkeypatch.setattr(tuner, "record_end", record_end)
