@@ -6,6 +6,7 @@ over that of two modalities, in proportion to their number: 1 is linear, below 1
 only once, above 1 a share grows faster.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -41,6 +42,7 @@ WIDTH, BATCH_SIZE, STEPS, REPETITIONS = 0.5, 64, 2, 5
 
 def main() -> None:
     """The command line."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     costs = {
         (name, count): training(objective, count)

@@ -49,6 +49,7 @@ def main() -> None:
     first, loaded = measure(load, run), measure(load, ended)
     reported = measure("from analysis.report import main; main([sys.argv[1]])", ended)
     figures = {
+        "date": datetime.now(UTC).date().isoformat(),
         "trials": arguments.trials,
         "measurements": arguments.trials * arguments.measurements,
         "cores": os.cpu_count(),

@@ -6,6 +6,7 @@ of Optuna's FAQ, which normalises exponential draws. Both without a lower bound.
 squared distance to the optimum; what is told is the distance in L1 of the best of all trials.
 """
 
+import argparse
 import json
 import math
 import statistics
@@ -29,6 +30,7 @@ Weights = tuple[float, ...]
 
 def main() -> None:
     """The command line."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     ways = {"stick-breaking": stick_breaking, "normalised exponentials": normalised_exponentials}

@@ -66,11 +66,20 @@ _PREPARATION = 1
 
 
 def cache_dir() -> Path:
-    """Folder of downloads and prepared data sets: MMJSD_CACHE, or mmjsd in the user's cache folder."""
+    """Folder of downloads and prepared data sets: MMJSD_CACHE, or mmjsd in the user's cache folder.
+
+    Raises:
+        DataError: if MMJSD_CACHE is no absolute path, which each process would take for another folder, or
+            the user has no home folder.
+    """
     if own := os.environ.get("MMJSD_CACHE"):
-        return Path(own)
+        folder = Path(own)
+        if not folder.is_absolute():
+            raise DataError(f"MMJSD_CACHE must be an absolute path, got {own}; set it to {folder.absolute()}")
+        return folder
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjsd"
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "mmjsd"
     except RuntimeError:
         raise DataError("this user has no home folder for a cache; set MMJSD_CACHE to a folder") from None
 
@@ -78,8 +87,8 @@ def cache_dir() -> Path:
 def check(name: str, folder: Path | None) -> None:
     """Raise DataError if the files in `folder` cannot make the data set: a quick look before a study starts.
 
-    npz files are read once, and never again after `load` has prepared them. torchvision's own files only have
-    to be there, as reading them takes torch. What is embedded or still to be downloaded passes.
+    npz files are parsed once, and never again after `load` has prepared them. torchvision's own files only
+    have to be there, as reading them takes torch. What is embedded or still to be downloaded passes.
     """
     spec = _spec(name)
     if folder is None or spec.embedded:

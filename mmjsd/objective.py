@@ -56,7 +56,7 @@ def jensen_shannon_mixture(
         generator: of the device of the experts; none: torch's own.
 
     Returns:
-        One estimate per sample; exactly zero where all experts of positive weight agree.
+        One estimate per sample; zero, up to rounding, where all experts of positive weight agree.
     """
     shape = (num_samples, *experts.mu.shape)
     noise = torch.randn(shape, generator=generator, dtype=experts.mu.dtype, device=experts.mu.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from mmjsd.config import ModelConfig, ObjectiveConfig, require
+from mmjsd.config import ModelConfig, ObjectiveConfig, Precision, require
 from mmjsd.kernels import GpuKernels, stack_images
 from mmjsd.model import MultimodalVae
 
@@ -48,12 +48,15 @@ class Pack(MultimodalVae):
     Args:
         members: of equal modalities and sizes but for subspaces, with objectives of one kind, on one device.
         batch_size: rows of each member in a batch.
+        precision: in which the networks are called.
 
     Raises:
         ValueError: if the members' networks or kinds of objective differ.
     """
 
-    def __init__(self, members: Sequence[MultimodalVae], batch_size: int) -> None:
+    def __init__(
+        self, members: Sequence[MultimodalVae], batch_size: int, precision: Precision = "float32"
+    ) -> None:
         nn.Module.__init__(self)
         first = members[0]
         for member in members[1:]:
@@ -73,7 +76,9 @@ class Pack(MultimodalVae):
         self.objective = _objective_by_row([member.objective for member in members], batch_size, first.device)
         self._batch_size = batch_size
         # Each draw of an importance-weighted bound has rows, too, and its weights amplify what layers round.
-        limit = _SMALL // batch_size if first.objective.importance_samples is None else 0
+        # On a CPU, autocast does not reach the layers that vmap calls.
+        is_plain = first.objective.importance_samples is None and precision == "float32"
+        limit = _SMALL // batch_size if is_plain else 0
         self._networks: dict[str, _Network] = {}
         for name in self.modalities:
             styles = [member.style_dims[name] for member in members]

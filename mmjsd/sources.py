@@ -155,7 +155,10 @@ def _fetchers() -> dict[str, tuple[Sequence[str], Callable[[Path], None]]]:
         wanted = {PurePosixPath(name).name for name in _RAW_FILES["face"]}
         for file_id, md5, name in CelebA.file_list:
             if name in wanted:
-                download_file_from_google_drive(file_id, folder / CelebA.base_folder, name, md5)
+                try:
+                    download_file_from_google_drive(file_id, folder / CelebA.base_folder, name, md5)
+                except Exception as error:  # gdown's own are no kind of OSError
+                    raise RuntimeError(str(error)) from error
 
     return {
         "mnist": (MNIST.mirrors, lambda folder: MNIST(folder, download=True)),
@@ -221,7 +224,7 @@ def _check_attributes(path: Path, spec: DataSpec, counts: Mapping[str, int]) -> 
         for key, largest in (("split", len(SPLITS) - 1), ("attributes", 1)):
             if arrays[key].max(initial=0) > largest:
                 raise DataError(f"{path}: {key} must lie in 0..{largest}, got {arrays[key].max()}")
-        _check_splits(path, arrays["split"])
+        _check_splits(path, arrays["split"], arrays["attributes"])
 
 
 def _check_names(path: Path, spec: DataSpec, names: Sequence[str]) -> None:
@@ -236,10 +239,14 @@ def _check_names(path: Path, spec: DataSpec, names: Sequence[str]) -> None:
         raise DataError(f"{path}: expected the {count} attributes of {spec.name}, found {what}")
 
 
-def _check_splits(path: Path, split: npt.NDArray[Any]) -> None:
+def _check_splits(path: Path, split: npt.NDArray[Any], known: Bytes) -> None:
     for number, name in enumerate(SPLITS):
-        if not (split == number).any():
+        part = known[split == number]
+        if not len(part):
             raise DataError(f"{path} puts no image into the {name} split; it needs some in every split")
+        if (part == part[0]).all():
+            found = f"{len(part)} with the same attributes"
+            raise DataError(f"{path} puts {found} into the {name} split; it needs some that differ")
 
 
 def _read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -326,12 +333,13 @@ def _read_celeba(
     if [name for name, _ in rows] != names:
         raise DataError(f"{partition} and {table} list other images; copy both anew")
     split = np.array([numbers[0] for _, numbers in rows])
-    _check_splits(partition, split)
+    _check_splits(partition, split, known)
     images = np.lib.format.open_memmap(
         scratch, mode="w+", dtype=np.uint8, shape=(len(names), *modality.shape)
     )
-    with scratch.open("r+b") as file:  # now, as the process would die where a mapped page finds no space
-        os.posix_fallocate(file.fileno(), 0, scratch.stat().st_size)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with scratch.open("r+b") as file:  # now, as the process would die where a mapped page finds no space
+            os.posix_fallocate(file.fileno(), 0, scratch.stat().st_size)
     _decode(archive, names, images, report)
     return {name: _part(images, known, split == number) for number, name in enumerate(SPLITS)}
 

@@ -221,7 +221,7 @@ class _Steps:
         self._members, self._data, self._steps, self._workers = members, data, steps, workers
         self._batch_size = training.batch_size
         models = [member.model for member in members]
-        self._pack = Pack(models, training.batch_size) if len(models) > 1 else None
+        self._pack = Pack(models, training.batch_size, training.precision) if len(models) > 1 else None
         self._loss_of: nn.Module = _Loss(self._pack or models[0], len(models), training.precision)
         if workers.size > 1:
             self._loss_of = DistributedDataParallel(self._loss_of)

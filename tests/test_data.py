@@ -90,8 +90,17 @@ def test_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) ->
     assert cache_dir() == Path("/own")
     monkeypatch.delenv("MMJSD_CACHE")
     assert cache_dir() == Path("/xdg/mmjsd")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "mmjsd"
+    for unset in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert cache_dir() == Path.home() / ".cache" / "mmjsd"
+
+
+def test_a_cache_that_each_process_would_look_for_elsewhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MMJSD_CACHE", "own")
+    with pytest.raises(DataError, match=f"must be an absolute path, got own; set it to {Path.cwd()}/own$"):
+        cache_dir()
 
 
 # Text

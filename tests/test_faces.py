@@ -211,6 +211,10 @@ REFUSED: dict[str, tuple[Callable[[Arrays], Any], str]] = {
     "no names": (lambda each: each.pop("attribute_names"), r"lacks the array 'attribute_names': expected"),
     "attribute 2": (lambda each: each["attributes"].put(5, 2), r"attributes must lie in 0\.\.1, got 2"),
     "split 3": (lambda each: each["split"].put(5, 3), r"split must lie in 0\.\.2, got 3"),
+    "a test split of equal images": (
+        lambda each: each["attributes"].__setitem__(each["split"] == 2, 1),
+        r"puts \d with the same attributes into the test split; it needs some that differ",
+    ),
     "no test": (
         lambda each: each.update(split=each["split"].clip(0, 1)),
         r"puts no image into the test split; it needs some in every split",
@@ -374,6 +378,10 @@ def test_damaged_is_refused_with_one_sentence(case, cache, raw):
     assert not list(cache.glob("*.images"))
 
 
+class RefusedError(Exception):
+    """As gdown's own, which are no kind of OSError."""
+
+
 @pytest.fixture
 def drive(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """What Google Drive holds, by file id, as long as torchvision takes this for it."""
@@ -381,7 +389,7 @@ def drive(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
     def fetch(id: str, output: str, **_: Any) -> None:  # noqa: A002
         if id not in held:
-            raise RuntimeError("too many users have viewed or downloaded this file recently")
+            raise RefusedError("too many users have viewed or downloaded this file recently")
         Path(output).write_bytes(held[id])
 
     listed = [(key, hashlib.md5(content).hexdigest(), key[6:]) for key, content in held.items()]

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from mmjsd import pack
-from mmjsd.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mmjsd.config import ModelConfig, ObjectiveConfig, Precision, TrainingConfig
 from mmjsd.data import DATASETS
 from mmjsd.model import MultimodalVae
 from mmjsd.train import DivergedError, Epoch, Member, fit, fit_pack, load_checkpoint, save_checkpoint
@@ -59,8 +59,9 @@ def agree(
     missing: float,
     of_parameters: float | None = None,
     luck: int = 0,
+    precision: Precision = "float32",
 ) -> None:
-    training = TrainingConfig(epochs=1, batch_size=BATCH)
+    training = TrainingConfig(epochs=1, batch_size=BATCH, precision=precision)
     separate, packed = (members(objective, training, luck=luck)[-count:] for _ in range(2))
     data = pairs(missing)
     expected = [next(fit(each.model, data, STEPS * BATCH, each.training, each.seed)) for each in separate]
@@ -108,6 +109,10 @@ def test_in_float32_they_agree_as_far_as_rounding_lets_them(name):
 
 def test_and_so_do_importance_weights_where_subspaces_are_filled_up():
     agree(OBJECTIVES["mmvae-importance-weighted"], 3, 1e-5, 0.0, 0.05, luck=57)  # in float32: 3e-4
+
+
+def test_in_bfloat16_a_pack_computes_as_separate_trainings_do():
+    agree({}, 3, 1e-5, missing=0.0, of_parameters=4e-3, precision="bfloat16")
 
 
 WARNED = pytest.mark.parametrize("is_warned", [False, True], ids=["after an epoch", "within an epoch"])
