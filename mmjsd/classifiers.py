@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,10 +100,22 @@ def _make(
             if progress is not None:
                 progress(f"training the classifier that judges generated {name} (once per data set)")
             train, test = (data.splits[split][name] for split in ("train", "test"))
-            _train(network, train)
-            found = Classifier(network, _quality(network, test, data.spec.attributes), len(test.labels))
+            with _one_thread():
+                _train(network, train)
+                found = Classifier(network, _quality(network, test, data.spec.attributes), len(test.labels))
             _save(found, file)
     return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Whose sums are those of every machine, and which waits for no other on one that is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train(network: nn.Module, examples: Examples) -> None:

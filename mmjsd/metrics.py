@@ -206,8 +206,9 @@ def evaluate(
     average precision of each (`mmjsd.ranking`) takes the place of the share that is right: metrics
     `probe_average_precision`, `style_probe_average_precision` and `average_precision`, each also with
     `mean_` before it, the mean over attributes. `mean_average_precision` given and of nothing is over the
-    conditional generations. Base rate: the share of samples that have an attribute, which is what scores
-    that know nothing of it reach. Left out is an attribute that all samples or none have.
+    conditional generations. Base rate: the share p of the n samples that have an attribute, which scores that
+    know nothing of it exceed on average by some (1 - p) log(n) / n. Left out is an attribute that all samples
+    or none have.
 
     The extras cost more and change no other number: log-likelihood by `evaluation.importance_samples` draws
     (`mmjsd.likelihood`), and as quality precision, recall and Fréchet distance of the same generated images

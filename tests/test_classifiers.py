@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmjsd import classifiers
-from mmjsd.classifiers import load_classifiers
+from mmjsd.classifiers import _loss, load_classifiers
 from mmjsd.data import Data, DataSpec, Examples, Modality
 from mmjsd.networks import NETWORKS
 
@@ -59,6 +59,22 @@ def test_tell_the_class():
     ((value, error),) = classifier.quality.values()
     assert value > 0.93
     assert error == pytest.approx((value * (1 - value) / 200) ** 0.5)
+
+
+def test_are_trained_by_one_thread_on_every_machine(monkeypatch):
+    seen = set()
+
+    def loss(*both):
+        seen.add(torch.get_num_threads())
+        return _loss(*both)
+
+    monkeypatch.setattr(classifiers, "_loss", loss)
+    torch.set_num_threads(2)
+    try:
+        load_classifiers(made_up(2, num_classes=2))
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_are_trained_once():
