@@ -1,12 +1,13 @@
 """Makes the roles of gpu.yaml, as instance profiles, for a bucket: python cluster/aws_roles.py BUCKET
 
 Workers read and write the bucket. The head does, too, and starts workers: with their role, and from images
-that are named by parameters. Roles that are there already get these policies. Needs boto3, and credentials of
-one who may make roles.
+that are named by parameters. Roles that are there already get these policies instead of those for another
+bucket. Needs boto3, and credentials of one who may make roles.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,10 +22,18 @@ _STARTS_INSTANCES = "arn:aws:iam::aws:policy/AmazonEC2FullAccess"
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; its exit code."""
     parser = argparse.ArgumentParser(
-        prog="aws_roles.py", description="Make the roles of gpu.yaml, as instance profiles, for a bucket."
+        prog="aws_roles.py",
+        description="Make the roles of gpu.yaml, as instance profiles, for one bucket. Made again for "
+        "another, they no longer reach the first.",
     )
     parser.add_argument("bucket", metavar="BUCKET", help="its name, as in s3://BUCKET")
     arguments = parser.parse_args(argv)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", arguments.bucket):
+        sys.stderr.write(
+            f"error: {arguments.bucket!r} is no bucket's name; expected 3 to 63 small letters, digits, dots "
+            "and hyphens, without s3:// and without a folder\n"
+        )
+        return 2
     try:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError

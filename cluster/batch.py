@@ -8,20 +8,28 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
-from cluster.findings import Finding, placeholders
+from cluster.findings import NEARLY, Finding, placeholders
 
 _NAMES = """
-account array begin chdir comment constraint cpus-per-gpu cpus-per-task dependency distribution error
-exclude exclusive export gpu-bind gpus gpus-per-node gpus-per-task gres hint input job-name mail-type
-mail-user mem mem-per-cpu mem-per-gpu nice no-requeue nodelist nodes ntasks ntasks-per-gpu ntasks-per-node
-open-mode output partition qos requeue reservation signal switches time time-min tmp wckey
+account acctg-freq array batch bb bbf begin chdir cluster-constraint clusters comment constraint container
+container-id contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot
+dependency distribution error exclude exclusive export export-file extra extra-node-info get-user-env gid
+gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint hold ignore-pbs input
+job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu
+mincpus network nice no-kill no-requeue nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu
+ntasks-per-node ntasks-per-socket oom-kill-step open-mode output overcommit oversubscribe parsable partition
+prefer priority profile propagate qos quiet reboot requeue reservation resv-ports segment signal
+sockets-per-node spread-job stepmgr switches test-only thread-spec threads-per-core time time-min tmp
+tres-bind tres-per-job tres-per-task uid use-min-nodes verbose wait wait-all-nodes wckey wrap
 """
 _OPTIONS = frozenset(_NAMES.split())
-"""The long options of sbatch that a study may need."""
+"""sbatch's long options. A version may have others, so that only what is nearly one of these is told."""
 
 _LETTERS = """
-A=account C=constraint D=chdir G=gpus J=job-name N=nodes a=array b=begin c=cpus-per-task d=dependency e=error
-i=input m=distribution n=ntasks o=output p=partition q=qos t=time w=nodelist x=exclude
+A=account B=extra-node-info C=constraint D=chdir F=nodefile G=gpus H=hold J=job-name L=licenses M=clusters
+N=nodes O=overcommit Q=quiet S=core-spec W=wait a=array b=begin c=cpus-per-task d=dependency e=error i=input
+k=no-kill m=distribution n=ntasks o=output p=partition q=qos s=oversubscribe t=time v=verbose w=nodelist
+x=exclude
 """
 _SHORT = dict(pair.split("=") for pair in _LETTERS.split())
 """Their long names by sbatch's letters."""
@@ -72,8 +80,8 @@ def _bash(path: Path) -> Iterator[str]:
 def _unknown(options: Mapping[str, str]) -> Iterator[str]:
     for key in options:
         if key not in _OPTIONS:
-            guess = get_close_matches(key, _OPTIONS, n=1)
-            yield f"sbatch has no option --{key}" + (f"; did you mean --{guess[0]}?" if guess else "")
+            for guess in get_close_matches(key, _OPTIONS, n=1, cutoff=NEARLY):
+                yield f"sbatch has no option --{key}; did you mean --{guess}?"
     for needed in ("nodes", "time", "cpus-per-task"):
         if needed not in options:
             yield f"#SBATCH --{needed} is missing"
@@ -101,5 +109,5 @@ def _ports(text: str) -> Iterator[str]:
 def _token(text: str) -> Iterator[str]:
     if "RAY_AUTH_MODE=token" not in text:
         yield "RAY_AUTH_MODE=token is missing, so every user of the nodes could run code in the job"
-    if not re.search(r"^umask 077$", text, re.MULTILINE):
+    if not re.search(r"^umask 0?077\b", text, re.MULTILINE):
         yield "umask 077 is missing, so every user of the nodes could read the token"

@@ -25,40 +25,53 @@ Check = Callable[[Mapping[str, Any]], Iterator[str]]
 
 
 def run_checks(checks: Mapping[str, Check], settings: Mapping[str, Any]) -> Iterator[Finding]:
-    """One finding a check; a part of another form than a check can read is a finding too."""
+    """One finding a check; what it cannot read, or finds of another form, is a problem beside its others."""
     for name, check in checks.items():
+        problems: list[str] = []
         try:
-            yield Finding(name, tuple(check(settings)))
+            problems.extend(check(settings))
+        except OSError as error:
+            problems.append(f"cannot read {error.filename}: {error.strerror}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            form = f"something is missing or of another kind than expected ({type(error).__name__}: {error})"
-            yield Finding(name, (form,))
+            problems.append(
+                f"something is missing or of another kind than expected ({type(error).__name__}: {error})"
+            )
+        yield Finding(name, tuple(problems))
 
 
 PLACEHOLDER = "REPLACE-WITH"
 """Begins each value of a launcher file that has to be replaced before it can be used."""
 
 
-def unknown_keys(settings: Any, known: Mapping[str, Any], where: str) -> Iterator[str]:
+NEARLY = 0.8
+"""How alike, from 0 to 1, a name is to one that it misspells, and mostly not to another that is new."""
+
+
+def unknown_keys(
+    settings: Any, known: Mapping[str, Any], where: str, is_complete: bool = True
+) -> Iterator[str]:
     """A sentence for each key that `known` does not have, at any depth.
 
     Args:
         settings: nested mappings and lists.
         known: the keys, each with a mapping of what may stand below it, or none if that is free.
         where: the path of `settings`, for the sentence.
+        is_complete: whether `known` is all there is; if not, only keys that are nearly a known one are told.
     """
     if isinstance(settings, list):
         for each in settings:
-            yield from unknown_keys(each, known, where)
+            yield from unknown_keys(each, known, where, is_complete)
         return
     if not isinstance(settings, dict):
         return
     for key, value in settings.items():
         if key not in known:
-            guess = get_close_matches(str(key), known, n=1)
+            guess = get_close_matches(str(key), known, n=1, cutoff=0.6 if is_complete else NEARLY)
             hint = f"; did you mean {guess[0]}?" if guess else ""
-            yield f"{where} has no field {key!r}{hint}"
+            if guess or is_complete:
+                yield f"{where} has no field {key!r}{hint}"
         elif known[key] is not None:
-            yield from unknown_keys(value, known[key], f"{where}.{key}")
+            yield from unknown_keys(value, known[key], f"{where}.{key}", is_complete)
 
 
 def texts(settings: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -14,14 +14,17 @@ def _free(names: str) -> dict[str, None]:
 
 _CONTAINER = _free(
     "name image imagePullPolicy command args env envFrom ports volumeMounts volumeDevices lifecycle "
-    "livenessProbe readinessProbe startupProbe securityContext workingDir"
+    "livenessProbe readinessProbe startupProbe securityContext workingDir resizePolicy restartPolicy "
+    "restartPolicyRules stdin stdinOnce terminationMessagePath terminationMessagePolicy tty"
 ) | {"resources": _free("requests limits claims")}
 
 _POD = _free(
     "serviceAccountName automountServiceAccountToken nodeSelector affinity tolerations volumes "
     "topologySpreadConstraints imagePullSecrets securityContext priorityClassName schedulerName "
     "runtimeClassName restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy dnsConfig "
-    "hostNetwork hostIPC hostPID enableServiceLinks resourceClaims"
+    "hostNetwork hostIPC hostPID hostUsers enableServiceLinks resourceClaims ephemeralContainers hostAliases "
+    "hostname hostnameOverride nodeName os overhead preemptionPolicy priority readinessGates resources "
+    "schedulingGates serviceAccount setHostnameAsFQDN shareProcessNamespace subdomain"
 ) | {"containers": _CONTAINER, "initContainers": _CONTAINER}
 
 _GROUP = _free("rayStartParams resources labels") | {"template": {"metadata": None, "spec": _POD}}
@@ -47,7 +50,8 @@ _JOB = _free(
 ) | {"rayClusterSpec": _CLUSTER}
 
 _FIELDS = _free("apiVersion kind metadata") | {"spec": _JOB}
-"""Fields of KubeRay's API reference (1.6) and of Kubernetes' pods; None: whatever stands below is free."""
+"""Fields of KubeRay's API reference (1.6) and of Kubernetes' pods, of which there may be more; None: whatever
+stands below is free."""
 
 _GPU = "nvidia.com/gpu"
 
@@ -61,7 +65,7 @@ def check_rayjob(settings: Mapping[str, Any]) -> Iterator[Finding]:
     if kind != "ray.io/v1 RayJob":
         yield Finding("kind", (f"it is {kind}; expected ray.io/v1 RayJob",))
         return
-    fields = tuple(unknown_keys(settings, _FIELDS, "RayJob"))
+    fields = tuple(unknown_keys(settings, _FIELDS, "RayJob", is_complete=False))
     yield Finding("fields", fields)
     if fields:
         return

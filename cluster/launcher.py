@@ -144,9 +144,9 @@ def _commands(settings: Mapping[str, Any]) -> Iterator[str]:
     if "--autoscaling-config" not in start["head"]:
         yield "head_start_ray_commands lack --autoscaling-config, without which no worker ever starts"
     port = re.search(r"--port[= ](\d+)", start["head"])
-    joined = re.search(r"--address[= ]\$RAY_HEAD_IP:(\d+)", start["worker"])
+    joined = re.search(r"ray start [^&;]*--address[= ]\"?\$\{?RAY_HEAD_IP\}?:(\d+)", start["worker"])
     if joined is None:
-        yield "worker_start_ray_commands lack --address=$RAY_HEAD_IP:PORT"
+        yield "worker_start_ray_commands lack 'ray start --address=$RAY_HEAD_IP:PORT'"
     elif joined[1] != (port[1] if port else "6379"):
         yield f"workers look for the head at port {joined[1]}, it listens at {port[1] if port else 6379}"
 

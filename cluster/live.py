@@ -106,6 +106,15 @@ class Probe:
             Path(out).mkdir(parents=True, exist_ok=True)
             (Path(out) / name).write_bytes(self.content(name))
 
+    def remove(self, out: str, name: str) -> None:
+        """Remove what `write` wrote, if it did."""
+        from study.files import Bucket, is_url
+
+        if is_url(out):
+            Bucket(out).remove([name])
+        else:
+            (Path(out) / name).unlink(missing_ok=True)
+
     def content(self, name: str) -> bytes:
         """What `write` writes."""
         return f"written by {name}\n".encode()
@@ -149,10 +158,7 @@ def check_cluster(address: str, out: str | None = None) -> Iterator[Finding]:
     """
     started_here = not ray.is_initialized()
     if started_here:
-        try:
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise CheckError(f"no Ray cluster answers at {address}: {_first_line(error)}") from None
+        _join(address)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes' own copies may differ
     try:
         yield from _check(out)
@@ -160,6 +166,18 @@ def check_cluster(address: str, out: str | None = None) -> Iterator[Finding]:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
         if started_here:
             ray.shutdown()
+
+
+def _join(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():  # where nothing listens, Ray itself would go on trying for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise CheckError(
+            f"no Ray cluster answers at {address}, or none that takes this token: {_first_line(error)}"
+        ) from None
 
 
 def _check(out: str | None) -> Iterator[Finding]:
@@ -173,15 +191,17 @@ def _check(out: str | None) -> Iterator[Finding]:
     yield _token(facts)
     yield _disks(facts)
     yield _clocks(nodes)
+    if out is not None:
+        yield _storage(nodes, out)
+    # The last that these processes are asked, as one that is stuck answers no more.
     yield _all_reduce(nodes, "gloo")
-    yield _gpus(nodes)
-    if any(node.gpus for node in nodes):
+    _end(nodes)
+    gpus = _gpus(nodes)
+    yield gpus
+    if any(node.gpus for node in nodes) and not gpus.problems:
         holders = _with_their_gpus(nodes)
         yield _all_reduce(holders, "nccl")
         _end(holders)
-    if out is not None:
-        yield _storage(nodes, out)
-    _end(nodes)
 
 
 def _nodes() -> Iterator[Node]:
@@ -238,7 +258,7 @@ def _code(facts: Mapping[str, Mapping[str, Any]]) -> Finding:
     digest = facts[first]["code"]
     problems = [
         f"{name} has other code of the project ({facts[name]['code']}) than {first} ({digest}); "
-        "submit with --working-dir, or bring it by `ray up --no-restart`"
+        "submit with --working-dir, or bring it by `ray up`"
         for name in others
         if facts[name]["code"] != digest
     ]
@@ -268,23 +288,29 @@ def _disks(facts: Mapping[str, Mapping[str, Any]]) -> Finding:
 
 def _clocks(nodes: Sequence[Node]) -> Finding:
     """How far each node's clock is from ours, as far as the time that asking takes lets that be known."""
-    problems, worst = [], 0.0
+    problems: list[str] = []
+    worst = 0.0
     for node in nodes:
         sent = time.time()
-        there = ray.get(node.probe.clock.remote(), timeout=TIMEOUT_S)
+        answers, silent = _ask([node], lambda node: node.probe.clock.remote())
         received = time.time()
-        skew = max(sent - there, there - received, 0.0)
-        worst = max(worst, skew)
-        if skew > MAX_SKEW_S:
-            problems.append(f"{node.name}'s clock is off by {skew:.1f} s; expected at most {MAX_SKEW_S:g}")
+        problems += silent
+        for there in answers.values():
+            skew = max(sent - there, there - received, 0.0)
+            worst = max(worst, skew)
+            if skew > MAX_SKEW_S:
+                problems.append(
+                    f"{node.name}'s clock is off by {skew:.1f} s; expected at most {MAX_SKEW_S:g}"
+                )
     return Finding("clocks", tuple(problems), f"at most {worst:.3f} s apart, for all that can be told")
 
 
 def _gpus(nodes: Sequence[Node]) -> Finding:
     """Whether torch can use the GPUs that Ray hands out; those that a study holds make it wait."""
     holders = _with_their_gpus(nodes)
-    found, problems = _ask(holders, lambda node: node.probe.gpus.remote())
+    found, silent = _ask(holders, lambda node: node.probe.gpus.remote())
     _end(holders)
+    problems = [f"{each}; do its GPUs work, and does no study hold them?" for each in silent]
     for node in holders:
         if node.name in found and len(found[node.name]) != node.gpus:
             usable = len(found[node.name])
@@ -299,7 +325,10 @@ def _all_reduce(nodes: Sequence[Node], backend: str) -> Finding:
     check = f"all-reduce by {backend}"
     if len(nodes) < 2:
         return Finding(check, (), "needs two nodes")
-    address = ray.get(nodes[0].probe.free_address.remote(), timeout=TIMEOUT_S)
+    addresses, problems = _ask(nodes[:1], lambda node: node.probe.free_address.remote())
+    if problems:
+        return Finding(check, tuple(problems))
+    (address,) = addresses.values()
     ranks = {node.name: rank for rank, node in enumerate(nodes)}
     found, problems = _ask(
         nodes, lambda node: node.probe.reduce.remote(address, ranks[node.name], len(nodes), backend)
@@ -314,25 +343,20 @@ def _storage(nodes: Sequence[Node], out: str) -> Finding:
     from study.files import Bucket, FilesError, is_url
 
     names = {node.name: f".check-{node.node_id}" for node in nodes}
-    _, problems = _ask(nodes, lambda node: node.probe.write.remote(out, names[node.name]))
-    if problems:
-        return Finding("storage", tuple(problems))
+    written, problems = _ask(nodes, lambda node: node.probe.write.remote(out, names[node.name]))
     try:
-        for node, name in names.items():
+        for node in written:
+            name = names[node]
             if is_url(out):
                 content = Bucket(out).read(name)
             else:
                 content = (Path(out) / name).read_bytes() if (Path(out) / name).exists() else None
             if content != Probe().content(name):
                 problems.append(f"{node} writes to {out}, and what it wrote is not there for this node")
-        if is_url(out):
-            Bucket(out).remove(names.values())
-        else:
-            for name in names.values():
-                (Path(out) / name).unlink(missing_ok=True)
     except (FilesError, OSError) as error:
         problems.append(_first_line(error))
-    return Finding("storage", tuple(problems), out)
+    _, left = _ask(nodes, lambda node: node.probe.remove.remote(out, names[node.name]))
+    return Finding("storage", tuple(problems or left), out)
 
 
 def _with_their_gpus(nodes: Sequence[Node]) -> list[Node]:

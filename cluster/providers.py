@@ -42,13 +42,23 @@ _GCP = {
         "diskSizeGb": None,
         "interface": None,
         "source": None,
+        "architecture": None,
+        "diskEncryptionKey": None,
+        "forceAttach": None,
+        "guestOsFeatures": None,
+        "licenses": None,
         "initializeParams": {
             "diskSizeGb": None,
             "diskType": None,
             "diskName": None,
             "sourceImage": None,
+            "sourceImageEncryptionKey": None,
             "sourceSnapshot": None,
+            "sourceSnapshotEncryptionKey": None,
             "labels": None,
+            "resourceManagerTags": None,
+            "resourcePolicies": None,
+            "storagePool": None,
             "provisionedIops": None,
             "provisionedThroughput": None,
         },
@@ -56,14 +66,18 @@ _GCP = {
     "guestAccelerators": {"acceleratorType": None, "acceleratorCount": None},
     "scheduling": {
         "automaticRestart": None,
+        "hostErrorTimeoutSeconds": None,
         "instanceTerminationAction": None,
+        "localSsdRecoveryTimeout": None,
         "maxRunDuration": None,
+        "nodeAffinities": None,
         "onHostMaintenance": None,
         "preemptible": None,
         "provisioningModel": None,
     },
     "serviceAccounts": {"email": None, "scopes": None},
     "networkInterfaces": None,
+    "networkPerformanceConfig": None,
     "metadata": {"items": {"key": None, "value": None}},
     "labels": None,
     "tags": {"items": None},
@@ -72,13 +86,18 @@ _GCP = {
     "canIpForward": None,
     "confidentialInstanceConfig": None,
     "shieldedInstanceConfig": None,
+    "deletionProtection": None,
+    "displayDevice": None,
+    "hostname": None,
+    "params": None,
     "reservationAffinity": None,
     "resourcePolicies": None,
     "advancedMachineFeatures": None,
     "sourceInstanceTemplate": None,
     "sourceMachineImage": None,
 }
-"""Fields of Compute Engine's instances that a node config may set; None: whatever stands below is free."""
+"""Fields of Compute Engine's instances that a node config may set, of which there may be more; None: whatever
+stands below is free."""
 
 _AWS_GPUS = {
     "g4dn": 1,
@@ -177,7 +196,12 @@ def _aws_credentials(settings: Settings) -> Iterator[str]:
     del settings
     if importlib.util.find_spec("boto3") is None:
         yield "boto3 is missing, without which `ray up` cannot talk to AWS; pip install boto3"
-    variables = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
+    variables = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_PROFILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",  # CloudShell
+    )
     files = {
         "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
         "AWS_CONFIG_FILE": "~/.aws/config",
@@ -262,13 +286,15 @@ def _aws_zone(settings: Settings) -> Iterator[str]:
 
 def _gcp_node_configs(settings: Settings) -> Iterator[str]:
     for name, _, config in _nodes(settings):
-        yield from unknown_keys(config, _GCP, f"{name}.node_config")
+        yield from unknown_keys(config, _GCP, f"{name}.node_config", is_complete=False)
         if not config.get("machineType"):
             yield f"{name}.node_config has no machineType"
 
 
 def _gcp_credentials(settings: Settings) -> Iterator[str]:
     del settings
+    if importlib.util.find_spec("googleapiclient") is None:
+        yield "`ray up` cannot talk to Google Cloud yet; pip install google-api-python-client"
     usual = "~/.config/gcloud/application_default_credentials.json"
     file = Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", usual)).expanduser()
     if not file.is_file():
@@ -328,8 +354,9 @@ def _gcp_zone(settings: Settings) -> Iterator[str]:
     for needed in ("project_id", "region", "availability_zone"):
         if not provider.get(needed):
             yield f"provider.{needed} is missing"
-    if not str(provider.get("availability_zone")).startswith(str(provider.get("region"))):
-        yield f"availability_zone {provider['availability_zone']} does not lie in region {provider['region']}"
+    zone, region = (str(provider.get(each) or "") for each in ("availability_zone", "region"))
+    if zone and not zone.startswith(region):
+        yield f"availability_zone {zone} does not lie in region {region}"
 
 
 # Machines that one owns ...
@@ -345,7 +372,7 @@ def _local_machines(settings: Settings) -> Iterator[str]:
     least, most = settings.get("min_workers", workers), settings.get("max_workers", workers)
     if least > most:
         yield f"min_workers {least} is more than max_workers {most}"
-    if most > workers:
+    if most != workers:
         yield f"max_workers is {most}, but there are {workers} worker_ips"
 
 
@@ -361,10 +388,13 @@ def _local_key(settings: Settings) -> Iterator[str]:
 # What all clouds share ...
 
 
-def _gpus(gpus_of: Callable[[Mapping[str, Any]], int]) -> Check:
+def _gpus(gpus_of: Callable[[Mapping[str, Any]], int], filled_in_by_ray: bool) -> Check:
+    """Whether resources name the GPUs that the machines have; Ray knows those of AWS, and no others."""
+
     def check(settings: Settings) -> Iterator[str]:
         for name, node, config in _nodes(settings):
-            has, says = gpus_of(config), node["resources"].get("GPU", 0)
+            has = gpus_of(config)
+            says = node["resources"].get("GPU", has if filled_in_by_ray else 0)
             machine = config.get("InstanceType") or config.get("machineType")
             if has and not says:
                 number = "their number" if has == UNKNOWN else has
@@ -396,7 +426,7 @@ PROVIDERS: Mapping[str, Mapping[str, Check]] = {
         "roles": _aws_roles,
         "region": _aws_zone,
         "image and driver": _aws_image,
-        "GPUs": _gpus(_aws_gpus),
+        "GPUs": _gpus(_aws_gpus, filled_in_by_ray=True),
         "disk": _aws_disk,
         "security group": _aws_ports,
     },
@@ -405,7 +435,7 @@ PROVIDERS: Mapping[str, Mapping[str, Check]] = {
         "credentials": _gcp_credentials,
         "region": _gcp_zone,
         "image and driver": _gcp_image,
-        "GPUs": _gpus(_gcp_gpus),
+        "GPUs": _gpus(_gcp_gpus, filled_in_by_ray=False),
         "maintenance": _gcp_maintenance,
         "disk": _gcp_disk,
     },

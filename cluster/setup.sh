@@ -14,6 +14,10 @@ fi
 wanted=$(cat "$project/pyproject.toml" "$project/constraints.txt" <(echo "$@") | sha256sum)
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
   if ! python3 -c 'import ensurepip' 2>/dev/null; then # Debian and Ubuntu keep it apart
+    if ! sudo apt-get --version >/dev/null; then
+      echo "error: Python lacks ensurepip, and sudo apt-get is refused; have python3-venv installed" >&2
+      exit 2
+    fi
     # A machine that has just started may be updating itself, and apt does not wait for that by default.
     until sudo apt-get -qq update; do ((SECONDS < 600)) && sleep 5 || exit 1; done
     sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 install -y python3-venv

@@ -10,8 +10,10 @@
 # Edit: the #SBATCH lines (account, partition, nodes, GPUs, time) and OUT. Check with: python cluster/doctor.py
 # cluster/slurm.sh
 #
-# Before the first time: bash cluster/setup.sh, once, on a login node: home folders are shared between nodes. Data are
-# prepared there too where nodes have no network: python study/run.py --space subspaces --dry-run shows which.
+# Before the first time: bash cluster/setup.sh, once, on a login node: home folders are shared between nodes. Where nodes
+# have no network, the data set is downloaded there, too, by the python of ~/mmjsd-venv/bin:
+#   python study/run.py --space subspaces --dry-run --address auto      shows which, as data.name
+#   python -c 'from mmjsd.data import load; load("mnist-svhn-text")'    downloads and prepares it
 #
 #SBATCH --job-name=mmjsd-study
 #SBATCH --account=REPLACE-WITH-YOUR-ACCOUNT
@@ -36,8 +38,9 @@ mkdir -p "$HOME/.ray"
 python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH"
 
 # Ports and a folder of the job's own, since another Ray may run on the same nodes.
-port=$((20000 + SLURM_JOB_ID % 20000))
+port=$((20000 + SLURM_JOB_ID % 4000 * 3)) # and the two that follow
 temporary=/tmp/ray-$SLURM_JOB_ID
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not take it from the job
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address | awk '{print $1}')
 resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --temp-dir="$temporary" --block)
@@ -50,7 +53,7 @@ trap end EXIT
 
 srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" --overlap \
   ray start --head --node-ip-address="$head" --port="$port" --dashboard-host=127.0.0.1 \
-  --dashboard-port=$((port + 1)) "${resources[@]}" &
+  --dashboard-port=$((port + 1)) --ray-client-server-port=$((port + 2)) "${resources[@]}" &
 started=($!)
 lives() {
   for each in "${started[@]}"; do

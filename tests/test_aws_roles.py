@@ -49,6 +49,12 @@ def test_heads_start_workers_and_both_use_the_bucket(iam, capsys):
         assert role["RoleName"] == name
 
 
+@pytest.mark.parametrize("bucket", ["s3://studies", "studies/runs", "Studies", "st", ".studies", " "])
+def test_refuses_what_is_no_buckets_name(bucket, capsys):
+    assert aws_roles.main([bucket]) == 2
+    assert f"error: {bucket!r} is no bucket's name; expected" in capsys.readouterr().err
+
+
 def test_without_rights_or_credentials_it_says_so(monkeypatch, capsys):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)

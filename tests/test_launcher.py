@@ -1,20 +1,27 @@
 """The doctor finds nothing wrong with launcher files that are filled in, and names every planted mistake."""
 
 import contextlib
+import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.core.generated.autoscaler_pb2 import ResourceRequest, ResourceRequestByCount
 
 from cluster import doctor, providers
-from cluster.findings import CheckError, unknown_keys
+from cluster.findings import CheckError, run_checks, unknown_keys
 from cluster.launcher import TOKEN, check_file
+from study import run
 
 FILES = Path(__file__).parent.parent / "cluster"
 LAUNCHERS = ("gpu.yaml", "gcp.yaml", "onprem.yaml", "kuberay.yaml", "slurm.sh")
@@ -45,10 +52,11 @@ FILLED = {
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
-    """A user with a token, a key and credentials of both clouds."""
+    """A user with a token, a key, credentials of both clouds and the packages that talk to them."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith("AWS_") or name == "GOOGLE_APPLICATION_CREDENTIALS":
+            monkeypatch.delenv(name)
     for path in (
         TOKEN,
         "~/.ssh/id_ed25519",
@@ -59,6 +67,8 @@ def _home(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(64 * "a")
         file.chmod(0o600)
+    (tmp_path / "packages" / "googleapiclient").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
 
 
 def filled(tmp_path, name, *changes):
@@ -128,7 +138,11 @@ MISTAKES = {
         ),
         "Ray's own security group": ("    GroupName: mmjsd-study", "    {}", "no security group"),
         "an open dashboard": ("host=127.0.0.1", "host=0.0.0.0", "opens the dashboard"),
-        "a GPU without a resource": ("{CPU: 4, GPU: 1}", "{CPU: 4}", "has a GPU that resources do not name"),
+        "a GPU without a resource": (
+            "{CPU: 4, GPU: 1}",
+            "{CPU: 4, GPU: 0}",
+            "has a GPU that resources do not name",
+        ),
         "a resource without a GPU": ("g6.xlarge", "m7i.xlarge", "resources name 1 GPU, m7i.xlarge has 0"),
         "no image": (
             "resolve:ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id",
@@ -154,18 +168,26 @@ MISTAKES = {
         ),
         "a file that is not": ("study: study\n", "study: studdy\n", "studdy"),
         "code that stays behind": ("  ~/mmjsd-study/analysis: analysis\n", "", "lacks analysis"),
+        "workers that do not join": (
+            "ray start --address=$RAY_HEAD_IP:6379",
+            "ray start",
+            "worker_start_ray_commands lack 'ray start --address=$RAY_HEAD_IP:PORT'",
+        ),
         "another port": ("--port=6379", "--port=6380", "look for the head at port 6379"),
         "no autoscaling": (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "no worker ever starts"),
         "an unknown provider": ("type: aws", "type: azur", "provider.type is 'azur'"),
     },
     "gcp.yaml": {
         "typo in GCP's node config": ("machineType: g2", "machinetype: g2", "did you mean machineType?"),
+        "a GPU that Ray does not know": ("{CPU: 4, GPU: 1}", "{CPU: 4}", "that resources do not name"),
+        "no zone": ("  availability_zone: us-west1-a\n", "", "provider.availability_zone is missing"),
         "an old driver": ("with-nvidia-580", "with-nvidia-570", "driver 570 is too old"),
         "a GPU that would migrate": ("          onHostMaintenance: TERMINATE\n", "", "onHostMaintenance"),
     },
     "onprem.yaml": {
         "a machine twice": ("192.0.2.2", "192.0.2.1", "stands twice"),
         "more workers than machines": ("max_workers: 1", "max_workers: 3", "there are 1 worker_ips"),
+        "fewer workers than machines": ("[192.0.2.2]", "[192.0.2.2, 192.0.2.3]", "there are 2 worker_ips"),
         "a key that is not there": ("id_ed25519", "id_rsa", "does not exist"),
     },
     "kuberay.yaml": {
@@ -202,6 +224,26 @@ def test_names_the_mistake(tmp_path, name, mistake):
         ("slurm.sh", (("--time=08:00:00", "--time=08:00:00 # sinfo --long shows the limit, -t 3 is short"),)),
         ("slurm.sh", (("--mem=48G", "--mem=48G --constraint='a100 -b'"),)),
         ("slurm.sh", (("--gpus-per-node=1", "--gpus=2"), ("--mem=48G\n#SBATCH --time", "--mem=48G --time"))),
+        ("slurm.sh", (("--requeue", "--licenses=scratch:1 -M gpu --hold --no-kill --get-user-env"),)),
+        (
+            "slurm.sh",
+            (("--requeue", "--threads-per-core=1 --gres-flags=enforce-binding -s --deadline=now+9hour"),),
+        ),
+        ("slurm.sh", (("--requeue", "--a-plugin-of-the-site=1"),)),
+        ("slurm.sh", (("umask 077", "umask 0077 # private"),)),
+        (
+            "kuberay.yaml",
+            (("tolerations:", f"hostAliases: []\n{12 * ' '}brandNew: 1\n{12 * ' '}tolerations:"),),
+        ),
+        (
+            "kuberay.yaml",
+            (("- name: ray-head", f"- name: ray-head\n{14 * ' '}terminationMessagePolicy: File"),),
+        ),
+        ("gcp.yaml", (("- boot: true", f"- boot: true\n{10 * ' '}diskEncryptionKey: {{}}"),)),
+        ("gcp.yaml", (("machineType: g2", "networkPerformanceConfig: {}\n      machineType: g2"),)),
+        ("gpu.yaml", (("{CPU: 4, GPU: 1}", "{CPU: 4}"),)),
+        ("gpu.yaml", (("{CPU: 4, GPU: 1}", "{}"),)),
+        ("gpu.yaml", (("start --address=$RAY_HEAD_IP:6379", 'start --address="${RAY_HEAD_IP}:6379"'),)),
         ("gpu.yaml", (("g6.xlarge", "g7e.2xlarge"),)),
         ("gpu.yaml", (("GPU: 1}", "GPU: 8}"), ("g6.xlarge", "p6-b200.48xlarge"))),
         ("gcp.yaml", (("g2-standard-4", "g4-standard-48"),)),
@@ -214,7 +256,7 @@ def test_takes_options_in_every_way_that_their_program_does(tmp_path, name, chan
     assert problems(filled(tmp_path, name, *changes)) == []
 
 
-def test_names_what_the_user_lacks(tmp_path):
+def test_names_what_the_user_lacks(tmp_path, monkeypatch):
     file = filled(tmp_path, "gpu.yaml")
     token = Path(TOKEN).expanduser()
     token.chmod(0o644)
@@ -225,6 +267,72 @@ def test_names_what_the_user_lacks(tmp_path):
     assert any("ray get-auth-token" in each for each in problems(file))
     Path("~/.aws/credentials").expanduser().unlink()
     assert any("aws configure" in each for each in problems(file))
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://localhost:1338/")  # as in CloudShell
+    assert not any("aws configure" in each for each in problems(file))
+    monkeypatch.setitem(sys.modules, "googleapiclient", None)
+    assert any("google-api-python-client" in each for each in problems(filled(tmp_path, "gcp.yaml")))
+
+
+def test_tells_what_a_check_found_before_it_could_not_go_on():
+    def check(settings):
+        yield "first"
+        raise settings["error"]
+
+    errors = {
+        "cannot read token: Permission denied": PermissionError(errno.EACCES, "Permission denied", "token"),
+        "something is missing or of another kind than expected (KeyError: 'a')": KeyError("a"),
+    }
+    for words, error in errors.items():
+        (finding,) = run_checks({"check": check}, {"error": error})
+        assert finding.problems == ("first", words)
+
+
+@pytest.mark.parametrize("name", ["gpu.yaml", "gcp.yaml"])
+@pytest.mark.parametrize(("priority", "kind"), [(0, "spot"), (2, "on_demand")])
+def test_ray_starts_workers_of_the_kind_that_comes_first(name, priority, kind):
+    settings = yaml.safe_load((FILES / name).read_text())
+    settings["available_node_types"]["on_demand"]["priority"] = priority
+    trials = ResourceRequestByCount(request=ResourceRequest(resources_bundle={"CPU": 1, "GPU": 1}), count=2)
+    asked = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=AutoscalingConfig(settings, skip_content_hash=True).get_node_type_configs(),
+        max_num_nodes=settings["max_workers"],
+        resource_requests=[trials],
+    )
+    launches = ResourceDemandScheduler(None).schedule(asked).to_launch
+    assert {launch.instance_type: launch.count for launch in launches} == {kind: 2}
+
+
+def test_commands_of_a_files_head_fit_the_file():
+    text = (FILES / "gpu.yaml").read_text()
+    region = yaml.safe_load(text)["provider"]["region"]
+    assert len(re.findall(rf"#   aws ec2 \S+ --region {region} ", text)) == text.count("#   aws ec2 ") == 3
+
+
+def test_slurms_head_names_the_data_set_that_its_job_trains_on(tmp_path, capsys):
+    text = (FILES / "slurm.sh").read_text()
+    (options,) = re.findall(r"python study/run.py (.*--dry-run.*?)  ", text)
+    assert run.main([*options.split(), "--out", str(tmp_path / "run")]) == 0
+    (name,) = re.findall(r"^data.name +(\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert f'load("{name}")' in text
+
+
+def test_setup_ends_at_once_where_it_may_not_install(tmp_path):
+    for name, what in {"python3": "case $2 in *ensurepip*) exit 1;; esac", "sudo": "exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{what}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "MMJSD_VENV": str(tmp_path / "venv"),
+    }
+    done = subprocess.run(
+        ["bash", FILES / "setup.sh"], env=environment, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "error: Python lacks ensurepip, and sudo apt-get is refused; have python3-venv installed\n"
+    )
 
 
 def test_tells_one_line_a_check_and_its_exit_code(tmp_path, capsys):
@@ -274,6 +382,13 @@ nested = st.recursive(
 )
 
 
+def test_where_more_keys_may_be_known_tells_those_alone_that_look_misspelt():
+    settings = {"spec": [{"hostNetwrok": 1, "brandNew": 2}]}
+    known = {"spec": {"hostNetwork": None}}
+    (problem,) = unknown_keys(settings, known, "x", is_complete=False)
+    assert problem == "x.spec has no field 'hostNetwrok'; did you mean hostNetwork?"
+
+
 @given(nested)
 def test_finds_an_unknown_key_at_any_depth_and_nothing_in_known_ones(settings):
     def known(value):
@@ -306,11 +421,11 @@ def test_neither_fails_nor_hangs_on_a_file_with_a_part_replaced(tmp_path_factory
         check_file(file)
 
 
-@pytest.mark.parametrize("fails", ["nothing", "head", "worker"])
-def test_a_job_of_slurms_ends_where_ray_does_not_start(tmp_path, fails):
+def submit(tmp_path, job, fails="nothing"):
     """With Slurm, Ray and the study played: the head's Ray listens, and the cluster is whole at once."""
     commands = {
-        "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+        "srun": """while [[ $1 == --* ]]; do shift; done
+echo "on $SRUN_CPUS_PER_TASK CPUs: $*" >&2; exec "$@\"""",
         "scontrol": "echo first; echo second; echo third",
         "hostname": "echo 127.0.0.1",
         "ray": f"""role=worker; port=0
@@ -325,12 +440,11 @@ study/run.py) echo "trains $*";;
 esac""",
     }
     scripts = tmp_path / "venv" / "bin"
-    scripts.mkdir(parents=True)
+    scripts.mkdir(parents=True, exist_ok=True)
     for name, text in commands.items():
         (scripts / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (scripts / name).chmod(0o755)
     (scripts / "activate").write_text(f"export PATH={scripts}:$PATH\n")
-    job = os.getpid() % 20000  # from which its ports follow
     environment = os.environ | {
         "HOME": str(tmp_path),
         "MMJSD_VENV": str(tmp_path / "venv"),
@@ -339,7 +453,7 @@ esac""",
         "SLURM_JOB_NODELIST": "nodes",
         "SLURM_CPUS_PER_TASK": "2",
     }
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", FILES / "slurm.sh", "--space", "smoke"],
         env=environment,
         capture_output=True,
@@ -347,12 +461,25 @@ esac""",
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("fails", ["nothing", "head", "worker"])
+def test_a_job_of_slurms_ends_where_ray_does_not_start(tmp_path, fails):
+    job = os.getpid()  # from which its ports follow
+    done = submit(tmp_path, job, fails)
     if fails == "nothing":
         assert done.returncode == 0
-        assert (
-            f"trains study/run.py --address 127.0.0.1:{20000 + job} --out {tmp_path / 'run'}" in done.stdout
-        )
+        where = f"--address 127.0.0.1:{20000 + job % 4000 * 3} --out {tmp_path / 'run'}"
+        assert f"trains study/run.py {where}" in done.stdout
+        assert done.stderr.count("on 2 CPUs: ray start") == 3
     else:
         assert done.returncode == 1
         assert "error: Ray has ended before the study began" in done.stderr
     assert not list((tmp_path / ".ray").glob("slurm-*"))
+
+
+def test_jobs_of_slurms_that_share_a_node_share_no_port(tmp_path):
+    said = [submit(tmp_path, job).stderr for job in (os.getpid(), os.getpid() + 1)]
+    first, second = (set(re.findall(r"port=(\d+)", each)) for each in said)
+    assert len(first) == len(second) == 3  # of Ray, its dashboard and its client server
+    assert not first & second

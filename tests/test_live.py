@@ -1,9 +1,14 @@
 """The doctor examines a cluster of two Ray nodes on this machine, which ask for a token."""
 
+import errno
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from ray.cluster_utils import Cluster
 
 from cluster import live
 from cluster.doctor import main
+from tests.nodes import free_port
 from tests.storage import Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,11 +59,69 @@ def test_finds_a_cluster_well_and_leaves_nothing(cluster, tmp_path, capsys):
     out = tmp_path / "new" / "run"
     assert main(["--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = "nodes", "versions", "code", "token", "disk", "clocks", "all-reduce by gloo", "GPUs", "storage"
+    names = "nodes", "versions", "code", "token", "disk", "clocks", "storage", "all-reduce by gloo", "GPUs"
     assert [line.partition(":")[0] for line in lines] == [f"ok    {name}" for name in names]
     assert lines[0].startswith("ok    nodes: 2: ")
-    assert "over 2 nodes" in lines[6]
+    assert "over 2 nodes" in lines[7]
     assert list(out.iterdir()) == []
+
+
+def failures(capsys):
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+
+
+def test_nodes_that_cannot_reduce_have_their_storage_checked(cluster, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(live.Probe, "reduce", lambda self, *_: os._exit(1))
+    assert main(["--out", str(tmp_path)]) == 1
+    assert all(line.startswith("FAIL  all-reduce by gloo: ") for line in failures(capsys))
+
+
+def test_says_so_where_gpus_cannot_be_had(cluster, monkeypatch, tmp_path, capsys):
+    start, listed = live._start, live._nodes
+
+    def start_where_no_gpu_is_free(node_id, gpus):
+        probe = start(node_id, 0)
+        if gpus:
+            ray.kill(probe)
+        return probe
+
+    monkeypatch.setattr(live, "_start", start_where_no_gpu_is_free)
+    monkeypatch.setattr(live, "_nodes", lambda: (replace(node, gpus=1) for node in listed()))
+    assert main(["--out", str(tmp_path)]) == 1
+    failed = failures(capsys)
+    assert len(failed) == 2
+    assert all(line.startswith("FAIL  GPUs: ") and "does no study hold them?" in line for line in failed)
+    silent = live._with_their_gpus(list(live._nodes()))
+    assert live._all_reduce(silent, "nccl").problems
+    assert len(live._clocks(silent).problems) == 2
+
+
+def test_refuses_an_address_where_nobody_listens(monkeypatch, capsys):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    address = f"127.0.0.1:{free_port()}"
+    assert main(["--address", address]) == 2
+    assert capsys.readouterr().err.startswith(f"error: no Ray cluster answers at {address}")
+
+
+@pytest.mark.parametrize("token", [None, 64 * "b"])
+def test_refuses_a_cluster_that_asks_for_another_token(cluster, tmp_path, token):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    environment |= {"HOME": str(tmp_path), "RAY_NUM_REDIS_GET_RETRIES": "1"}  # of a second each
+    if token is not None:
+        environment["RAY_AUTH_TOKEN"] = token
+    done = subprocess.run(
+        [sys.executable, ROOT / "cluster" / "doctor.py", "--address", cluster.address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert (
+        f"error: no Ray cluster answers at {cluster.address}, or none that takes this token: " in done.stderr
+    )
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +151,20 @@ def test_names_storage_that_nodes_cannot_write(nodes, tmp_path):
     server.stop()
     assert well.problems == ()
     assert all("the bucket does not exist" in each for each in problems(missing))
+
+
+def test_leaves_nothing_where_one_node_cannot_write(nodes, monkeypatch, tmp_path):
+    write, full = live.Probe.write, f".check-{nodes[0].node_id}"
+
+    def write_until_it_is_full(self, out, name):
+        write(self, out, name)
+        if name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(live.Probe, "write", write_until_it_is_full)
+    (problem,) = live._storage(list(live._nodes()), str(tmp_path)).problems
+    assert problem.startswith(nodes[0].name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def problems(finding):
