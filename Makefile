@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: study test check clean
 
 study: .venv/ready
-	$(BIN)/python study/run.py --space subspaces --out $(OUT)
+	$(BIN)/python study/run.py --space subspaces --preset laptop --out $(OUT)
 	$(BIN)/python analysis/report.py $(OUT)
 
 test: check

@@ -13,7 +13,7 @@ from analysis.claims import Judgement, judge
 from analysis.drawing import Drawing
 from analysis.estimates import Estimate
 from analysis.figures import draw
-from analysis.findings import COST, Column, Findings, contrasts, estimates, find, front
+from analysis.findings import COST, Column, Findings, contrasts, estimates, find, front, measured
 from analysis.importance import Importance, weigh
 from analysis.leaks import Leak, find_leaks, leak_drawing
 from analysis.paper import DEFINITIONS, Comparison, compare, sheets
@@ -54,7 +54,8 @@ class Study:
         rows = []
         for each in self.findings.configs:
             config = each.config
-            row = {"config": each.number, "config_hash": config.config_hash} | self._swept(config)
+            named = {"config": each.number, "config_hash": config.config_hash}
+            row = named | self._swept(config) | named  # a case may be called so, too
             row |= {"best": each.is_best, "tied_with_best": each.tied}
             row |= {"validation_objective": config.validation}
             for column in self.findings.columns:
@@ -72,10 +73,10 @@ class Study:
                 for each in self.findings.configs:
                     if each.config.config_hash in found:
                         numbers = _numbers(found[each.config.config_hash])
-                        named = {"config": each.number} | self._swept(each.config)
-                        rows.append(named | quantity._asdict() | numbers)
+                        named = {"config": each.number}
+                        rows.append(named | self._swept(each.config) | named | quantity._asdict() | numbers)
         if metric is not None and not rows:
-            known = sorted({quantity.metric for quantity in self.results.last})
+            known = sorted({quantity.metric for quantity in self.results.last if quantity.split == split})
             raise ValueError(
                 f"no {split} scores of {metric!r}; there are {', '.join(known) or 'none of any metric'}"
             )
@@ -152,8 +153,10 @@ class Study:
         """One row a config that has both: where it is, and whether another one beats it in both.
 
         Args:
-            x: a column of the report, or "device_s", the cost; the second objective of a study that has
-                several, else "reconstruction".
+            x: a column of the report; "device_s", the cost; or a metric of the test split: given all
+                modalities, or of what is generated of nothing, shares as the mean over modalities and other
+                metrics as their sum. By default the second objective of a study that has several, else
+                "reconstruction".
             y: another one.
         """
         further = self.results.objectives[1:]
@@ -170,8 +173,8 @@ class Study:
         )
 
     def importance(self) -> pd.DataFrame:
-        """One row a swept field, most important first: its share of variance with its interval, and its
-        total share, interactions included, from permutation."""
+        """One row a swept field, most important first: its share of variance, the ends of what other seeds
+        make of it, and its total share, interactions included, from permutation."""
         return pd.DataFrame(
             [
                 {"factor": each.name, "share": each.share, "low": each.low, "high": each.high}
@@ -294,6 +297,9 @@ class Study:
 
     def _column(self, key: str) -> Column:
         columns = {column.key: column for column in (*self.findings.columns, COST)}
+        metrics = {quantity.metric for quantity in self.results.last if quantity.split == "test"}
+        further = {metric: measured(self.results, metric) for metric in sorted(metrics - columns.keys())}
+        columns |= {metric: column for metric, column in further.items() if column}
         if key not in columns:
             raise ValueError(f"no column {key!r}; there are {', '.join(columns)}")
         return columns[key]

@@ -134,7 +134,7 @@ def attribute_drawing(findings: Findings) -> Drawing | None:
 
     caption = (
         f"Config {best.number} on the test split. Upright dashes: the share of samples that have the "
-        "attribute, which is what knowing nothing of it reaches. Bars: intervals over replicates."
+        "attribute, which is about what knowing nothing of it reaches. Bars: intervals over replicates."
     )
     title = "What is known and generated of each attribute"
     return save("attributes", title, caption, 1.2 + 0.19 * len(order), paint)

@@ -9,7 +9,7 @@ bounds (shares lie in [0, 1]), so have its intervals: cutting off what cannot be
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
+from itertools import chain, permutations
 from math import inf, sqrt
 from statistics import fmean
 
@@ -19,8 +19,8 @@ from scipy import stats
 CONFIDENCE = 0.95
 """Of every interval in a report; 1 - CONFIDENCE is the level of every test."""
 
-_FEW_POINTS = 8
-"""Up to so many all orders are gone through: 40,320."""
+_FEW_POINTS = 9
+"""Up to so many all orders are gone through: 362,880."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,13 @@ def estimate_difference(
     return _estimate(fmean(first) - fmean(second), factor, noise, len(first) + len(second), num_compared)
 
 
-def estimate_mean_of_configs(groups: Sequence[Sequence[float]], noise: Noise) -> Estimate:
-    """Unweighted mean of several configs' means; its variance is noise * sum(1 / R) / n^2."""
+def estimate_mean_of_configs(
+    groups: Sequence[Sequence[float]], noise: Noise, num_compared: int = 1
+) -> Estimate:
+    """Unweighted mean of several configs' means, of variance noise * sum(1 / R) / n^2."""
     value = fmean(fmean(group) for group in groups)
     factor = sum(1 / len(group) for group in groups) / len(groups) ** 2
-    return _estimate(value, factor, noise, sum(len(group) for group in groups))
+    return _estimate(value, factor, noise, sum(len(group) for group in groups), num_compared)
 
 
 def differs_from_zero(estimate: Estimate, noise: Noise) -> float | None:
@@ -293,15 +295,15 @@ def level_effect(
 def rank_correlation(x: Sequence[float], y: Sequence[float], num_factors: int = 1) -> Correlation | None:
     """Spearman's correlation, its p-value times `num_factors`; None below four points or without spread.
 
-    Up to eight points the p-value is exact, over all orders: a t distribution calls noise significant there.
+    Up to nine points the p-value is exact, over all orders: a t distribution calls noise significant there.
     """
     if len(x) < 4 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
     rho, p_value = stats.spearmanr(x, y)
     if len(x) <= _FEW_POINTS:
         ranks, others = (stats.rankdata(each) - (len(each) + 1) / 2 for each in (x, y))
-        orders = np.array(list(permutations(ranks)))
-        p_value = (abs(orders @ others) >= abs(ranks @ others)).mean()  # of quarters, so without rounding
+        sums = ranks[_orders(len(x))] @ others  # of quarters, so without rounding
+        p_value = (abs(sums) >= abs(ranks @ others)).mean()
     return Correlation(float(rho), min(1.0, float(p_value) * num_factors), len(x))
 
 
@@ -362,6 +364,13 @@ def _ratio(difference: float, error: float) -> float:
     if error:
         return abs(difference) / error
     return inf if difference else 0.0
+
+
+@cache
+def _orders(num_points: int) -> np.ndarray:
+    """All of them: positions `[order, point]`."""
+    places = chain.from_iterable(permutations(range(num_points)))
+    return np.fromiter(places, np.int8).reshape(-1, num_points)
 
 
 @cache

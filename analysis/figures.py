@@ -31,7 +31,16 @@ from analysis.drawing import (
     short_labels,
 )
 from analysis.estimates import CONFIDENCE, Estimate
-from analysis.findings import COST, Column, ConfigFinding, FactorFinding, Findings, FrontPoint, front
+from analysis.findings import (
+    COST,
+    Column,
+    ConfigFinding,
+    FactorFinding,
+    Findings,
+    FrontPoint,
+    front,
+    measured,
+)
 from analysis.importance import Importance
 from analysis.results import Config, Factor, level_label
 from analysis.simplexes import draw_simplexes
@@ -56,6 +65,7 @@ def draw(findings: Findings, importances: Sequence[Importance]) -> list[Drawing]
             _importance(findings, importances),
             _parallel(findings),
             _trade_off(findings),
+            *_further_trade_offs(findings),
             _cost(findings),
             _learning_curves(findings),
         ]
@@ -137,8 +147,12 @@ def _main_effects(findings: Findings) -> Drawing | None:
     if findings.correlations:
         caption += " Circles: means of configs, with Spearman's ρ."
     height = 3.6 if len(shown) == 1 else 2.7 * rows
-    between = any(each.effect and each.effect.half_width is not None for each in shown)
-    caption += f" {_bars(findings, between_configs=between)}"
+    if any(each.effect and each.effect.half_width is not None for each in shown):
+        caption += " Bars: 95 % intervals."
+    elif findings.correlations or any(each.effect and each.effect.matched for each in shown):
+        caption += f" {_bars(findings)}"
+    else:
+        caption += " Intervals would need several configs a level."
     return save("main_effects", "Each factor for itself", caption, height, paint)
 
 
@@ -194,6 +208,16 @@ def _trade_off(findings: Findings) -> Drawing | None:
         else "the loss on the test split, in nats per sample"
     )
     return _plane(findings, "trade_off", column, what)
+
+
+def _further_trade_offs(findings: Findings) -> Iterator[Drawing | None]:
+    for name, metric, what in (
+        ("likelihood", "log_likelihood", "the log-likelihood given all modalities, in nats per sample"),
+        ("quality", "frechet_distance", "the Fréchet distance of images generated given nothing, summed up"),
+    ):
+        column = measured(findings.results, metric)
+        if column and not any(each.metric == metric for each in findings.results.objectives):
+            yield _plane(findings, name, column, f"{what}, on the test split")
 
 
 def _cost(findings: Findings) -> Drawing | None:
@@ -287,7 +311,7 @@ def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawin
         axes.set_xlim(left=0)
         axes.set_xlabel(f"share of the variance of {findings.results.objective.label}")
 
-    line = "" if importances[0].low is None else "; line: 95 % interval over resampled replicates"
+    line = "" if importances[0].low is None else "; line: the middle 95 % of what resampled replicates give"
     caption = (
         f"Bar: the share of variance over the space that a field explains by itself (fANOVA){line}. "
         "Diamond: with all its interactions, as told by shuffling the field (permutation)."
@@ -446,9 +470,8 @@ def _curves(findings: Findings) -> Iterator[tuple[ConfigFinding, list[tuple[int,
             yield each, sorted(by_epoch.items())
 
 
-def _bars(findings: Findings, *, between_configs: bool = False) -> str:
-    known = findings.noise.dof or between_configs
-    return "Bars: 95 % intervals." if known else "Intervals would need replicates."
+def _bars(findings: Findings) -> str:
+    return "Bars: 95 % intervals." if findings.noise.dof else "Intervals would need replicates."
 
 
 def _objective_values(findings: Findings, config: Config) -> list[float]:

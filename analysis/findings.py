@@ -40,7 +40,7 @@ class Column:
     key: str
     title: str
     quantities: tuple[Quantity, ...]
-    """Measured, and summed up; none for the cost."""
+    """Measured, and summed up, but for shares, which are averaged; none for the cost."""
 
     @property
     def decimals(self) -> int:
@@ -55,13 +55,14 @@ class Column:
     @property
     def bounds(self) -> tuple[float, float]:
         """The values that it can take."""
-        return self.quantities[0].bounds if len(self.quantities) == 1 else (-inf, inf)
+        return self.quantities[0].bounds if self.quantities else (-inf, inf)
 
     def values(self, config: Config, results: Results) -> dict[str, float]:
         """By the id of each complete replicate."""
         if not self.quantities:
             return {trial.trial_id: trial.device_s for trial in config.complete}
-        return results.total(config, self.quantities)
+        num_summed = len(self.quantities) if self.bounds[1] == 1 else 1
+        return {name: value / num_summed for name, value in results.total(config, self.quantities).items()}
 
 
 COST = Column("device_s", "device seconds", ())
@@ -291,6 +292,14 @@ def front(findings: Findings, x: Column, y: Column) -> list[FrontPoint]:
         share = None if attained is None else float(attained[index])
         points.append(FrontPoint(finding, first_estimate, second_estimate, bool(on_front[index]), share))
     return points
+
+
+def measured(results: Results, metric: str) -> Column | None:
+    """A metric of the test split, given all modalities or nothing: of all together, else of each."""
+    every = results.find(metric, "+".join(sorted(results.modalities))) or results.find(metric)
+    each = (Quantity(metric, target=name) for name in results.modalities)
+    found = (every,) if every else tuple(quantity for quantity in each if quantity in results.last)
+    return Column(metric, metric.replace("_", " "), found) if found else None
 
 
 def _undominated(points: np.ndarray) -> np.ndarray:

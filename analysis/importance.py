@@ -1,4 +1,4 @@
-"""Which swept field matters how much: fANOVA with intervals over replicates, checked by permutation."""
+"""Which swept field matters how much: fANOVA, refitted to resampled replicates, checked by permutation."""
 
 import warnings
 from collections.abc import Hashable, Sequence
@@ -31,15 +31,20 @@ class Importance:
 
     name: str
     share: float
-    """fANOVA's (Hutter, Hoos & Leyton-Brown 2014); what the shares leave of one is interactions."""
+    """fANOVA's (Hutter, Hoos & Leyton-Brown 2014); what the shares leave of one is interactions and noise."""
 
     low: float | None
     high: float | None
-    """The 95 % interval over resampled replicates; None without replicates."""
+    """Ends of the middle 95 % of what resampled replicates give; None without replicates. That tells how far
+    other seeds move the share, not where it would lie without their noise."""
 
     total: float
     """The share that it explains together with its interactions (Sobol's total index): half of what R² falls
     by when the field's values are shuffled, which is another way to ask and so a check."""
+
+
+MOST_NOISE = 0.8
+"""A larger share of noise leaves the fields nothing to explain."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,21 @@ class _Field:
         return np.array(columns).T
 
 
+def noise_share(findings: Findings) -> float | None:
+    """How much of the variance of the configs' means noise between seeds makes; None if it is unknown."""
+    results, noise = findings.results, findings.noise
+    groups = [values for config in results.configs if (values := results.values(config, results.objective))]
+    if len(groups) < 2 or not noise.dof:
+        return None
+    variance = float(np.var([fmean(values) for values in groups], ddof=1))
+    expected = noise.variance * fmean(1 / len(values) for values in groups)
+    return min(1.0, expected / variance) if variance else None
+
+
 def weigh(findings: Findings) -> list[Importance]:
     """The importance of each swept field that varies, largest first; none where that cannot be said.
+
+    Nor is it said where nearly all that configs differ in is noise between seeds (`MOST_NOISE`).
 
     What only some configs have is left out: a forest would have to make up its value in the others.
     """
@@ -74,7 +92,7 @@ def weigh(findings: Findings) -> list[Importance]:
         measured = [measured[index] for index in sorted(kept)]
     configs = [config for config, _ in measured]
     means = np.array([fmean(values) for _, values in measured])
-    if np.ptp(means) == 0:
+    if np.ptp(means) == 0 or (noise_share(findings) or 0) > MOST_NOISE:
         return []
     blocks = [field.encode(configs) for field in fields]
     studies = [means]

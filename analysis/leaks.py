@@ -19,7 +19,10 @@ class Leak:
 
     modality: str
     mean: Estimate
-    """Over all configs in which it has a subspace."""
+    """Over all configs in which it has a subspace; the intervals of all modalities hold together."""
+
+    luck: float
+    """By how much a guess may exceed chance on the pairs by which all trials are judged."""
 
     num_configs: int
     by_size: Mapping[int, Estimate]
@@ -44,8 +47,9 @@ def what_is_read(results: Results) -> tuple[str, str]:
 def find_leaks(results: Results) -> list[Leak]:
     """One for each modality that has a subspace in some config."""
     found = []
-    for modality in results.modalities:
-        quantity = leak_quantity(results, modality)
+    quantities = [leak_quantity(results, modality) for modality in results.modalities]
+    num_compared = sum(bool(results.last.get(quantity)) for quantity in quantities)
+    for modality, quantity in zip(results.modalities, quantities, strict=True):
         measured = [(each, values) for each in results.configs if (values := results.values(each, quantity))]
         if measured:
             noise = pool([values for _, values in measured], quantity.bounds)
@@ -57,9 +61,26 @@ def find_leaks(results: Results) -> list[Leak]:
                 for size, group in sorted(by_size.items())
                 if size
             }
-            mean = estimate_mean_of_configs([values for _, values in measured], noise)
-            found.append(Leak(modality, mean, len(measured), means))
+            mean = estimate_mean_of_configs([values for _, values in measured], noise, num_compared)
+            found.append(Leak(modality, mean, _luck(results, quantity), len(measured), means))
     return found
+
+
+def _luck(results: Results, quantity: Quantity) -> float:
+    """Twice the score's own standard error, as what these pairs do to a guess is the same in all trials.
+
+    Scores that know nothing have on average an average precision above the base rate p, too: of n samples by
+    (1 - p) (H_n - 1) / (n - 1), where H_n is the sum of 1 / k for k up to n.
+    """
+    rows = results.measurements
+    for name, value in quantity._asdict().items():
+        rows = rows[rows[name] == value]
+    luck = 2 * float(rows["standard_error"].mean())
+    if quantity.metric != "style_probe_accuracy" and results.chance is not None:
+        num_samples = int(rows["num_samples"].min())
+        harmonic = sum(1 / rank for rank in range(1, num_samples + 1))
+        luck += (1 - results.chance) * (harmonic - 1) / max(1, num_samples - 1)
+    return luck
 
 
 def leak_sentences(findings: Findings, leaks: Sequence[Leak]) -> list[str]:
@@ -125,11 +146,14 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
 
 
 def _verdict(leaks: Sequence[Leak], chance: float, what: str) -> str:
-    """What exceeds chance by more than noise."""
-    lows = {each.modality: each.mean.low for each in leaks if each.mean.low is not None}
-    if not lows:
+    """What exceeds chance by more than noise, and by more than a guess may on these pairs."""
+    if all(each.mean.low is None for each in leaks):
         return "; without replicates nobody can say whether more than that is noise"
-    above = [code(modality) for modality, low in lows.items() if low > chance]
+    above = [
+        code(each.modality)
+        for each in leaks
+        if each.mean.low is not None and each.mean.low > chance + each.luck
+    ]
     told = f"{what} leak{'s' * (what == 'the class')} into the subspace of {', '.join(above)}"
     return f": **{told if above else 'no leak shows'}**"
 

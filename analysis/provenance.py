@@ -3,10 +3,11 @@
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from analysis.reading import leaves
+from analysis.reading import leaves, overlaps
 from analysis.results import Results, Run, level_label
 from analysis.tables import Cell, Row, Table
 from analysis.wording import plural
@@ -14,7 +15,7 @@ from analysis.wording import plural
 
 def setting_rows(results: Results) -> list[tuple[str, str]]:
     """What was asked and run, as pairs of label and text; only what is known, and once if all runs agree."""
-    asked = [dict(_settings(run)) for run in results.runs]
+    asked = [dict(_settings(run, _commit_text(results, run))) for run in results.runs]
     labels = dict.fromkeys(label for each in asked for label in each)
     rows = []
     for label in labels:
@@ -76,20 +77,41 @@ def fixed_settings(results: Results) -> Table | None:
         for path, value in bases[0].items()
         if path != "seed"
         and all(path in base and base[path] == value for base in bases)
-        and not any(f"{path}.".startswith(f"{other}.") or other.startswith(f"{path}.") for other in swept)
+        and not overlaps(path, swept)
     ]
     return Table("fields", "Fields that all trials share", ("field", "value"), tuple(rows)) if rows else None
 
 
+def commits(results: Results, run: Run) -> dict[tuple[str, bool], int]:
+    """How many of a run's ended trials have which commit and whether its files had been changed, the first
+    commit first; the run's own, of no trial, where none has ended."""
+    rows = results.trial_rows[results.trial_rows["run"] == run.label].sort_values("started_at")
+    found = Counter(zip(rows["commit"].tolist(), rows["dirty"].tolist(), strict=True))
+    return found or {(run.commit, bool(run.manifest.get("dirty"))): 0}
+
+
+def _commit_text(results: Results, run: Run) -> str:
+    found = commits(results, run)
+    return ", ".join(
+        commit
+        + " with uncommitted changes" * is_dirty
+        + (f" ({plural(count, 'trial')})" if len(found) > 1 else "")
+        for (commit, is_dirty), count in found.items()
+        if commit
+    )
+
+
 def commands(results: Results) -> str:
-    """The command lines that started the runs, as far as they are known."""
+    """The command lines that started the runs and made them grow, as far as they are known."""
     lines = []
     for run in results.runs:
-        argv = run.study.get("command") or run.manifest.get("command") or ""
-        parts = shlex.split(argv) if isinstance(argv, str) else [str(word) for word in argv]
-        if parts and parts[0].endswith(".py"):
-            parts.insert(0, "python")
-        lines.append(shlex.join(parts))
+        resumed = run.manifest.get("resumed") or ()
+        grown = [session.get("command") for session in resumed if session.get("grown")]
+        for argv in (run.study.get("command") or run.manifest.get("command"), *grown):
+            parts = shlex.split(argv) if isinstance(argv, str) else [str(word) for word in argv or ()]
+            if parts and parts[0].endswith(".py"):
+                parts.insert(0, "python")
+            lines.append(shlex.join(parts))
     return "\n".join(filter(None, lines))
 
 
@@ -109,7 +131,7 @@ def queries(results: Results) -> str:
     )
 
 
-def _settings(run: Run) -> Iterator[tuple[str, str]]:
+def _settings(run: Run, commit: str) -> Iterator[tuple[str, str]]:
     study, manifest = run.study, run.manifest
     base, data = study.get("base") or {}, manifest.get("data") or {}
     planned, replicates = study.get("trials"), study.get("replicates")
@@ -133,10 +155,7 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
         ("Quality by features of", (base.get("evaluation") or {}).get("features")),
         ("Hardware", _hardware(manifest.get("hardware") or {})),
         ("Versions", " · ".join(versions)),
-        (
-            "Commit",
-            run.commit + (" with uncommitted changes" if run.commit and manifest.get("dirty") else ""),
-        ),
+        ("Commit", commit),
         ("Started", re.sub(r"T(\d\d:\d\d).*(?:\+00:00|Z)$", r" \1 UTC", started)),
     ]
     return ((label, str(text)) for label, text in pairs if text not in (None, ""))

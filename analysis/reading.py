@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,12 @@ def load(*runs: Path | str) -> Results:
     """
     folders = [local_run(run) for run in runs]
     labels = _labels(folders)
-    sources = [
-        _read_run(folder, str(run), label, f"{label}/" if len(folders) > 1 else "")
-        for folder, run, label in zip(folders, runs, labels, strict=True)
-    ]
+    sources = _of_one_type(
+        [
+            _read_run(folder, str(run), label, f"{label}/" if len(folders) > 1 else "")
+            for folder, run, label in zip(folders, runs, labels, strict=True)
+        ]
+    )
     metric = _common_metric(sources)
     differing = _differing(sources)
     domains = _domains(sources, differing)
@@ -123,6 +125,14 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
 
 
+def overlaps(path: str, others: Iterable[str]) -> bool:
+    """Whether a field is one of these, a part of one, or the whole of which one is a part."""
+    fields = [
+        other for other in others if "." in other
+    ]  # not a name of cases, which may be that of a section
+    return any(f"{path}.".startswith(f"{other}.") or other.startswith(f"{path}.") for other in fields)
+
+
 def _labels(folders: Sequence[Path]) -> list[str]:
     """The folders' names, or their paths where two have the same name."""
     names = [folder.resolve().name for folder in folders]
@@ -133,15 +143,20 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, where: str, label: str, prefix: str) -> _Source:
-    if not folder.is_dir():
-        raise ReportError(f"no folder {where!r}; give the --out folder of study/run.py")
-    tables = read(folder)
-    study, manifest = _read_json(folder / "study.json"), _read_json(folder / "manifest.json")
+    try:
+        if not folder.is_dir():
+            raise ReportError(f"no folder {where!r}; give the --out folder of study/run.py")
+        tables = read(folder)
+        study, manifest = _read_json(folder / "study.json"), _read_json(folder / "manifest.json")
+    except OSError as error:
+        told = f"{error.filename or where} cannot be read ({error.strerror}); make it readable and try again"
+        raise ReportError(told) from error
     if not (tables.trials.num_rows or tables.measurements.num_rows or study):
         raise ReportError(
             f"{where} holds no results and no study.json; give the --out folder of study/run.py"
         )
     rows = tables.trials.to_pylist()
+    knows_base = bool(study)
     if rows and not study:
         study = {"study": rows[0]["study"], "space": rows[0]["space"], "base": json.loads(rows[0]["config"])}
     measurements = tables.measurements.to_pandas(strings_to_categorical=True)
@@ -149,7 +164,7 @@ def _read_run(folder: Path, where: str, label: str, prefix: str) -> _Source:
     measurements["attribute"] = known.where(known.notna(), "").astype("category")
     counts = np.isfinite(measurements["value"]) & measurements["split"].isin(("validation", "test"))
     return _Source(
-        run=Run(folder, label, study, manifest, where),
+        run=Run(folder, label, study, manifest, where, knows_base),
         prefix=prefix,
         rows=rows,
         trials=tables.trials.to_pandas(),
@@ -159,10 +174,10 @@ def _read_run(folder: Path, where: str, label: str, prefix: str) -> _Source:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
     except ValueError as error:
         raise ReportError(f"{path} is damaged ({error}); start the study again with --resume") from error
     if not isinstance(content, dict):
@@ -186,7 +201,7 @@ def _differing(sources: Sequence[_Source]) -> list[list[str]]:
     """Fields that the runs do not share, in groups that cannot be told apart.
 
     Those of a group differ alike, or as the objective's name or the data set's determines.
-    Fields that a run sweeps are left out: each of its configs has its own value.
+    Fields that a run sweeps, in whole or in part, are left out: each of its configs has its own value.
     """
     if len(sources) == 1:
         return []
@@ -195,7 +210,7 @@ def _differing(sources: Sequence[_Source]) -> list[list[str]]:
     paths = list(dict.fromkeys([*_LEADING, *(path for each in fields for path in each)]))
     groups: dict[tuple[int, ...], list[str]] = {}
     for path in paths:
-        if path in swept or path in _NO_MATTER:
+        if overlaps(path, swept) or path in _NO_MATTER:
             continue
         values = [each.get(path) for each in fields]
         groups.setdefault(tuple(values.index(value) for value in values), []).append(path)
@@ -234,6 +249,28 @@ def _settings(source: _Source, paths: Iterable[str]) -> list[tuple[Hashable, ...
     """The values of the swept fields, once for each config."""
     by_config = {row["config_hash"]: row for row in source.rows}
     return [tuple(_value(row, path) for path in sorted(paths)) for row in by_config.values()]
+
+
+def _of_one_type(sources: Sequence[_Source]) -> list[_Source]:
+    """The sources with text, as study.store writes it, for a swept field whose values differ in type."""
+    if len(sources) == 1:
+        return list(sources)
+    mixed = []
+    for path in dict.fromkeys(path for source in sources for path in _swept(source)):
+        values = [_value(row, path) for source in sources for row in source.rows]
+        types = {float if type(value) is int else type(value) for value in values if value is not None}
+        if len(types) > 1:
+            mixed.append(path)
+
+    def texts(row: Mapping[str, Any]) -> dict[str, str | None]:
+        values = {path: _value(row, path) for path in mixed}
+        return {f"param.{path}": None if value is None else _text(value) for path, value in values.items()}
+
+    return [replace(source, rows=[{**row, **texts(row)} for row in source.rows]) for source in sources]
+
+
+def _text(value: Any) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def _value(row: Mapping[str, Any], path: str) -> Any:
@@ -282,7 +319,7 @@ def _configs(
                     params,
                     settings,
                     tuple(Trial.of(row, source.run.folder) for row in trials),
-                    is_base=_question(settings) == base,
+                    is_base=source.run.knows_base and _question(settings) == base,
                 )
             )
 
@@ -303,8 +340,13 @@ def _drawn(
 
 
 def _question(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config that are part of the question."""
-    return {path: value for path, value in leaves(config) if path not in _NO_MATTER}
+    """The fields of a config that are part of the question; subspaces of one size have that of all."""
+    fields = {path: value for path, value in leaves(config) if path not in _NO_MATTER}
+    sizes = {path: fields[path] for path in fields if overlaps(path, ["model.style_dim"])}
+    if len(distinct := [*_distinct(sizes.values())]) != 1:
+        return fields
+    rest = {path: value for path, value in fields.items() if path not in sizes}
+    return rest | {"model.style_dim": distinct[0]}
 
 
 def _ranked(configs: Iterable[Config], *, descending: bool) -> tuple[Config, ...]:
@@ -393,7 +435,11 @@ def _running(source: _Source) -> list[Running]:
     ended = {row["trial_id"] for row in source.rows}
     epochs = source.measurements.groupby("trial_id", observed=True)["epoch"].max()
     pairs = zip(epochs.index.tolist(), epochs.tolist(), strict=True)
-    return [Running(source.prefix + name, int(epoch)) for name, epoch in pairs if name not in ended]
+    return [
+        Running(source.prefix + name, source.run.label, int(epoch))
+        for name, epoch in pairs
+        if name not in ended
+    ]
 
 
 def _modalities(sources: Sequence[_Source]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ Markdown like the report shows them, as CSV at full precision.
 import argparse
 import base64
 import json
+import os
 import re
 import shlex
 import shutil
@@ -29,6 +30,7 @@ from analysis.attributes import precision_table
 from analysis.claims import MARGIN
 from analysis.drawing import Drawing
 from analysis.findings import Findings
+from analysis.importance import MOST_NOISE, noise_share
 from analysis.leaks import leak_sentences
 from analysis.reading import ReportError
 from analysis.results import Trial
@@ -58,6 +60,9 @@ _LATEX = {
 }
 
 
+_REPLACED = ("figures/*.svg", "figures/*.png", "tables/*.csv", "tables/*.md", "tables/*.tex")
+"""What a report writes into its folder, and removes there of an earlier one."""
+
 _LONGEST_WORD = 26
 """Letters that a column may be wide for the sake of one word."""
 
@@ -73,7 +78,8 @@ class SampleGrid:
     @property
     def name(self) -> str:
         """Of its copy among the figures."""
-        return f"samples_{self.trial.trial_id.replace('/', '_')}_{self.file.name}"
+        trial = re.sub(r"[^\w.-]", "_", self.trial.trial_id)
+        return f"samples_{trial}_{self.file.name}"
 
     @property
     def data_url(self) -> str:
@@ -86,12 +92,12 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
 
     Args:
         runs: their folders, on this machine or in object storage by URL.
-        out: the report's folder; by default `report` in the run's own, or here for several runs and for one
-            in object storage.
+        out: the report's folder, whose figures and tables it replaces; by default `report` in the run's own,
+            or here for several runs and for one in object storage.
 
     Raises:
         ReportError: if there is nothing that a report could be made of, the runs do not compare, or
-            the folder cannot be written.
+            the folder cannot be written or holds figures or tables and no report.
         StoreError: if a results file is damaged.
     """
     study = load(*runs)
@@ -105,6 +111,7 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
     context = _context(study, shown, grids) | {"conditional": conditional}
     index = folder / "index.html"
     try:
+        _clear(folder, is_own=is_own and out is None)
         _write_figures(folder / "figures", drawings, [*grids, *conditional])
         _write_tables(folder / "tables", study, shown, environment)
         text = environment.get_template("report.md").render(context)
@@ -127,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of the report (default: RUN/report; ./report for several runs or a URL)",
+        help="folder of the report, whose figures and tables it replaces (default: RUN/report; ./report for "
+        "several runs or a URL)",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -144,7 +152,7 @@ def _sample_grids(findings: Findings) -> list[SampleGrid]:
     drawn = [
         (finding, pictured[0])
         for finding in findings.configs
-        if (pictured := [trial for trial in finding.config.complete if trial.overview.is_file()])
+        if (pictured := [trial for trial in finding.config.complete if os.access(trial.overview, os.R_OK)])
     ]
     last = len(drawn) - 1
     names = {0: "Best", last // 2: "Median", last: "Worst"} if last > 1 else {0: "Best", last: "Worst"}
@@ -159,13 +167,23 @@ def _sample_grids(findings: Findings) -> list[SampleGrid]:
 
 def _conditional_samples(trial: Trial) -> list[SampleGrid]:
     """Pictures of each modality of a trial, generated where it is missing."""
-    files = sorted(trial.samples.glob("conditional_*.png"))
+    files = sorted(file for file in trial.samples.glob("conditional_*.png") if os.access(file, os.R_OK))
     return [SampleGrid(file.stem.removeprefix("conditional_"), trial, file) for file in files]
 
 
+def _clear(folder: Path, *, is_own: bool) -> None:
+    """Remove an earlier report's figures and tables; what no report wrote only in a run's own folder."""
+    stale = [file for pattern in _REPLACED for file in folder.glob(pattern)]
+    is_report = (folder / "report.md").exists() and (folder / "index.html").exists()
+    if stale and not (is_own or is_report):
+        found = stale[0].relative_to(folder)
+        raise ReportError(f"{folder} holds {found}, which no report wrote; choose another --out")
+    for file in stale:
+        file.unlink()
+
+
 def _write_figures(folder: Path, drawings: Sequence[Drawing], grids: Sequence[SampleGrid]) -> None:
-    """All figures; those of an earlier report go."""
-    _clear(folder, "svg", "png")
+    folder.mkdir(parents=True, exist_ok=True)
     for drawing in drawings:
         (folder / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
         (folder / f"{drawing.name}.png").write_bytes(drawing.png)
@@ -174,8 +192,7 @@ def _write_figures(folder: Path, drawings: Sequence[Drawing], grids: Sequence[Sa
 
 
 def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environment: Environment) -> None:
-    """All tables; those of an earlier report go."""
-    _clear(folder, "csv", "md", "tex")
+    folder.mkdir(parents=True, exist_ok=True)
     for table in shown:
         for kind in ("md", "tex"):
             text = environment.get_template(f"table.{kind}").render(table=table)
@@ -195,14 +212,6 @@ def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environmen
     ):
         if len(frame):
             frame.to_csv(folder / f"{name}.csv", index=False)
-
-
-def _clear(folder: Path, *suffixes: str) -> None:
-    """Make the folder, without files of these kinds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix in suffixes:
-        for stale in folder.glob(f"*.{suffix}"):
-            stale.unlink()
 
 
 def _as_json(value: object) -> object:
@@ -239,7 +248,7 @@ def _shown(study: Study) -> list[Table]:
 def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) -> dict[str, Any]:
     """Everything that the templates show."""
     findings = study.findings
-    results, best = findings.results, findings.best
+    results, best, noise = findings.results, findings.best, noise_share(findings)
     asked = [run.study for run in results.runs]
     return {
         "name": " and ".join(dict.fromkeys(run.name for run in results.runs)),
@@ -278,6 +287,8 @@ def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) 
         ],
         "running": results.running,
         "num_missing": results.num_missing,
+        "noise_share": noise,
+        "nothing_but_noise": len(results.swept) > 1 and noise is not None and noise > MOST_NOISE,
         "has_intervals": bool(findings.noise.dof),
         "dof": findings.noise.dof,
         "is_share": results.objective.bounds[1] == 1,
@@ -286,7 +297,11 @@ def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) 
         "quoted_runs": shlex.join(run.where for run in results.runs),
         "queries": provenance.queries(results),
         "commands": provenance.commands(results),
-        "commit": ", ".join(dict.fromkeys(run.commit for run in results.runs if run.commit)),
+        "commit": ", ".join(
+            dict.fromkeys(
+                each for run in results.runs for each, _ in provenance.commits(results, run) if each
+            )
+        ),
     }
 
 
@@ -342,9 +357,12 @@ def _notes(findings: Findings) -> Iterator[str]:
                 f"is said of {results.swept[path]} may be due to any of these."
             )
     for run in results.runs:
-        if run.manifest.get("dirty"):
-            which = "the study" if len(results.runs) == 1 else run.label
-            yield f"The code had uncommitted changes when {which} started."
+        found = provenance.commits(results, run)
+        which = "the study" if len(results.runs) == 1 else run.label
+        if len(found) > 1:
+            yield f"Not all trials of {which} were trained by the same code: see its commits."
+        if any(is_dirty for _, is_dirty in found):
+            yield f"The code had uncommitted changes when {which} ran."
 
 
 def _environment() -> Environment:

@@ -12,6 +12,9 @@ import pandas as pd
 
 from study.store import LOWER_IS_BETTER, UNITS
 
+_ROUNDING = 1e-9
+"""Shares that differ by less are equal."""
+
 
 class Quantity(NamedTuple):
     """What a measurement measures; all but the split as the table `measurements` names it."""
@@ -53,13 +56,16 @@ class Run:
     """Tells the run from the others of a report."""
 
     study: Mapping[str, Any]
-    """study.json; empty if there is none."""
+    """study.json, or what the trials tell of it; empty if there is neither."""
 
     manifest: Mapping[str, Any]
     """manifest.json; empty if there is none."""
 
     where: str
     """The folder as it was given: a path, or a URL of which `folder` is a copy."""
+
+    knows_base: bool
+    """Whether study.json tells the base config; else the first trial's config stands for what all share."""
 
     @property
     def name(self) -> str:
@@ -157,7 +163,7 @@ class Config:
 
     trials: tuple[Trial, ...]
     is_base: bool
-    """Whether no swept field differs from its run's base."""
+    """Whether no swept field differs from its run's base, as far as that is known."""
 
     @property
     def complete(self) -> tuple[Trial, ...]:
@@ -187,6 +193,9 @@ class Running:
     """A trial that has measurements but has not ended."""
 
     trial_id: str
+    run: str
+    """Label of its run."""
+
     epoch: int
 
 
@@ -264,7 +273,8 @@ class Results:
         """What a guess reaches, at class or attributes; None if it is unknown or the runs differ."""
         base_rate = self.find("mean_base_rate")
         if base_rate:
-            return fmean(self.last[base_rate].values())
+            rates = self.last[base_rate].values()
+            return fmean(rates) if max(rates) - min(rates) < _ROUNDING else None
         numbers = {run.num_classes for run in self.runs}
         found = numbers.pop()
         return 1 / found if found and not numbers else None
@@ -295,9 +305,8 @@ class Results:
     @property
     def num_missing(self) -> int:
         """Planned trials that have neither ended nor measured anything."""
-        ended = self.trial_rows["run"].value_counts()
-        planned = sum(ended.get(run.label, 0) if run.has_ended else run.num_planned for run in self.runs)
-        return max(0, planned - len(self.trials) - len(self.running))
+        begun = Counter([*self.trial_rows["run"], *(each.run for each in self.running)])
+        return sum(max(0, run.num_planned - begun[run.label]) for run in self.runs if not run.has_ended)
 
     def values(self, config: Config, quantity: Quantity) -> list[float]:
         """One value a complete replicate that has it."""
@@ -339,8 +348,15 @@ def level_label(value: object) -> str:
     if isinstance(value, (int, float)):
         return f"{value:.4g}" if isinstance(value, float) else str(value)
     if isinstance(value, tuple):
-        return " / ".join(f"{part:.2f}" if isinstance(part, float) else str(part) for part in value)
+        return " / ".join(weight_labels(value))
     return str(value)
+
+
+def weight_labels(weights: Sequence[object]) -> list[str]:
+    """The weights of a simplex with two decimals, or three where two do not hold them."""
+    numbers = [weight for weight in weights if isinstance(weight, float)]
+    decimals = 2 if all(abs(round(number, 2) - number) < _ROUNDING for number in numbers) else 3
+    return [f"{each:.{decimals}f}" if isinstance(each, float) else str(each) for each in weights]
 
 
 def weight_names(size: int, modalities: Sequence[str]) -> list[str]:

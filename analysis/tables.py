@@ -126,9 +126,9 @@ def confirmation_table(findings: Findings) -> Table | None:
         against = "–" if gain is None else signed(gain.value, decimals)
         if gain is not None and gain.half_width is not None:
             against += f" ± {fixed(gain.half_width, decimals)}"
-        name = "base" if each.number is None else str(each.number) + (", base" if each.config.is_base else "")
+        names = [str(each.number)] * (each.number is not None) + ["base"] * each.config.is_base
         cells = [
-            Cell(name, "word", each.number or 0),
+            Cell(", ".join(names) or "–", "word", each.number or 0),
             *(_swept_cell(each.config.params.get(path)) for path in results.swept),
             _estimate_cell(each.searched, decimals),
             Cell("–" if validation is None else fixed(validation, decimals), "number", validation),
@@ -193,7 +193,7 @@ def importance_table(findings: Findings, importances: Sequence[Importance]) -> T
             )
         )
     caption = f"Importance for test {findings.results.objective.label}"
-    titles = ("field", "share of variance", "95 % interval", "with interactions")
+    titles = ("field", "share of variance", "with other seeds", "with interactions")
     return Table("importance", caption, titles, tuple(rows)) if rows else None
 
 
@@ -406,7 +406,8 @@ def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
     assert effect is not None
     means = (f"{level_label(mean.level)}: {plus_minus(mean.estimate, decimals)}" for mean in effect.levels)
     unbroken = (mean.replace(" ", "\N{NO-BREAK SPACE}") for mean in means)
-    width = "n/a (one replicate)" if effect.half_width is None else f"± {fixed(effect.half_width, decimals)}"
+    why = "one replicate" if effect.matched else "one config a level"
+    width = f"n/a ({why})" if effect.half_width is None else f"± {fixed(effect.half_width, decimals)}"
     yield Cell(finding.factor.name, "code")
     yield Cell(" · ".join(unbroken))
     yield Cell(level_label(effect.best.level))

@@ -7,7 +7,7 @@ from statistics import fmean
 from analysis.confirmation import Confirmed
 from analysis.estimates import CONFIDENCE, Estimate
 from analysis.findings import ConfigFinding, Findings
-from analysis.results import Config, Factor, Results, level_label, weight_names
+from analysis.results import Config, Factor, Results, level_label, weight_labels, weight_names
 
 
 def answer(findings: Findings) -> list[str]:
@@ -97,7 +97,9 @@ def _confirmation_sentence(ranked: Sequence[Confirmed], subject: str, findings: 
     sentence += f", whose test {label} is **{plus_minus(winner.fresh, decimals)}**"
     gain = winner.advantage
     if gain is None:
-        return f"{sentence}; the base config did not complete."
+        knows_base = all(run.knows_base for run in results.runs if run.label == winner.config.run)
+        why = "did not complete" if knows_base else "is unknown, as study.json is missing"
+        return f"{sentence}; the base config {why}."
     if gain.half_width is None:
         return (
             f"{sentence}, **{signed(gain.value, decimals)}** against the base config; "
@@ -144,7 +146,9 @@ def _effect_sentences(findings: Findings) -> list[str]:
             closest = f"the closest is {code(first.factor.name)}: {numbers}"
             sentences.append(f"No {kind} goes significantly with {label}; {closest}.")
     if not sentences and findings.best and findings.results.factors:
-        sentences.append("Effects of the swept fields cannot be told yet: too few configs have completed.")
+        yet = "" if all(run.has_ended for run in findings.results.runs) else " yet"
+        told = f"Effects of the swept fields cannot be told{yet}: too few configs have completed."
+        sentences.append(told)
     return sentences
 
 
@@ -158,9 +162,10 @@ def _largest_effect(findings: Findings) -> str:
     difference = signed(effect.difference, decimals)
     over = _averaged_over(first.factor, results) if effect.matched else ""
     if effect.half_width is None:
+        lack = "without replicates" if effect.matched else "with one config a level"
         return (
             f"The largest effect is that of {name}: {ends}, {label} changes by **{difference}**{over}; "
-            "without replicates nobody can say whether that is more than noise."
+            f"{lack} nobody can say whether that is more than noise."
         )
     low, high = effect.difference - effect.half_width, effect.difference + effect.half_width
     number = f"**{difference} ± {fixed(effect.half_width, decimals)}**"
@@ -232,7 +237,7 @@ def _value(value: object, results: Results) -> str:
     if not isinstance(value, tuple):
         return level_label(value)
     names = weight_names(len(value), results.modalities)
-    return ", ".join(f"{name} {weight:.2f}" for name, weight in zip(names, value, strict=True))
+    return ", ".join(f"{name} {weight}" for name, weight in zip(names, weight_labels(value), strict=True))
 
 
 def code(text: str) -> str:

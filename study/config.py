@@ -96,13 +96,17 @@ class TrialConfig:
     def config_hash(self) -> str:
         """Twelve hexadecimal digits that name the config: equal where all but seed and data.dir is equal.
 
-        A limit on the subsets that are evaluated counts only where there are more.
+        A limit on the subsets that are evaluated counts only where there are more, and a size for each
+        modality only where they differ.
         """
         values = self.resolved().to_dict()
         del values["seed"], values["data"]["dir"]
         modalities = len(DATASETS[self.data.name].modalities)
         if self.evaluation.subsets_per_size >= comb(modalities, modalities // 2):
             del values["evaluation"]["subsets_per_size"]
+        sizes = values["model"]["style_dim"]
+        if isinstance(sizes, dict) and len(set(sizes.values())) == 1:
+            values["model"]["style_dim"] = max(sizes.values())
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -436,6 +440,9 @@ class Study:
 
     remote: str | None = None
     """URL of the folder in object storage that keeps the study; `out` is then where this node works on it."""
+
+    is_new: bool = False
+    """Whether this session starts it, so that its database may not have one of its name."""
 
     commit: str
     """Empty where the project is no git repository."""

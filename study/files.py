@@ -34,6 +34,9 @@ SILENCE_S = 40.0
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 
+_GONE = "RESOURCE_NOT_FOUND|NO_SUCH_KEY"
+"""What stands in a message on an object that is not there."""
+
 _THREADS = 16
 """Small objects are fetched side by side: each takes a round trip, whatever its size."""
 
@@ -110,8 +113,10 @@ class Bucket:
             try:
                 with self._open_to_read(f"{self._root}/{name}") as stream:
                     content: bytes = stream.read()
-            except FileNotFoundError:
-                return None
+            except OSError as error:  # what goes between the two requests of a read raises another
+                if isinstance(error, FileNotFoundError) or re.search(_GONE, str(error)):
+                    return None
+                raise
         return content
 
     def entries(self, folder: str = "") -> list[Entry]:

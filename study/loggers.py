@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -141,10 +142,15 @@ def check_loggers(study: Study) -> None:
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if "mlflow" in study.loggers and server:
         from mlflow.exceptions import MlflowException
+        from mlflow.store.db.db_types import DATABASE_ENGINES
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
+            if re.split("[+:]", server)[0] in DATABASE_ENGINES:  # MLflow would go on trying for minutes
+                create_engine(server).connect().close()
             _mlflow_client(study).search_experiments(max_results=1)
-        except MlflowException as error:
+        except (ImportError, MlflowException, SQLAlchemyError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise ValueError(f"cannot use MLflow as MLFLOW_TRACKING_URI says: {reason}") from None
 
@@ -180,6 +186,8 @@ class _Mlflow:
     """An experiment with the study's name, in a file in its folder or where MLFLOW_TRACKING_URI says."""
 
     def __init__(self, study: Study) -> None:
+        if "MLFLOW_TRACKING_URI" not in os.environ and not (study.out / "mlflow.db").exists():
+            _forget_ends(study, "mlflow")
         self._client = _mlflow_client(study)
         self._study_id = _study_id(study)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", study.name)
@@ -261,6 +269,8 @@ class _Wandb:
         self._mode: Any = os.environ.get("WANDB_MODE")
         if self._mode is None:
             self._mode = "online" if wandb.login(prompt=False) else "offline"
+        if self._mode == "offline" and not (study.out / "wandb").exists():
+            _forget_ends(study, "wandb")
 
     def open(self, row: Row, earlier: str) -> "_WandbRun":
         name = "-".join(filter(None, (row["trial_id"], self._study_id, earlier)))
@@ -311,6 +321,11 @@ def _study_id(study: Study) -> str:
     """Tells a study from one of the same name that was begun at another time."""
     begun = json.loads((study.out / "study.json").read_text(encoding="utf-8"))["started_at"]
     return hashlib.sha256(f"{study.where}/{begun}".encode()).hexdigest()[:8]
+
+
+def _forget_ends(study: Study, name: Logger) -> None:
+    """What a logger keeps in the study's folder has stayed on another machine: here all is told anew."""
+    shutil.rmtree(study.out / "logged" / name, ignore_errors=True)
 
 
 def _labels(row: Row) -> dict[str, str]:

@@ -33,6 +33,12 @@ _SAME = ("space", "objectives", "storage", "sampler", "scheduler", "seed")
 _GROWS = ("trials", "replicates", "confirm", "confirm_replicates")
 """What may grow when a study is resumed."""
 
+_MOST_NEW = 100
+"""Files that git does not know, of which so many are kept with the diff."""
+
+_LONGEST_DIFF = 2**20
+"""Characters; what is longer is data rather than code."""
+
 _KINDS: Mapping[str, Any] = {
     "space": str,
     "preset": Preset,
@@ -100,10 +106,10 @@ def stored_values(out: Path, resume: bool, remote: str | None = None) -> dict[st
         advice = "add --resume to go on with it, or choose another --out"
         require(text is None, f"{where} already holds a study; {advice}")
         if remote is None:
-            taken = out.is_dir() and any(path.name != ".lock" for path in out.iterdir())
+            names = [path.name for path in out.iterdir()] if out.is_dir() else []
         else:
-            names = (entry.name for entry in Bucket(remote).entries())
-            taken = any(name != CLAIM and not name.startswith(".") for name in names)
+            names = [entry.name for entry in Bucket(remote).entries()]
+        taken = any(name not in (CLAIM, "manifest.json") and not name.startswith(".") for name in names)
         require(not taken, f"{where} is not empty and holds no study; choose another --out")
         return None
     if text is None:
@@ -140,15 +146,10 @@ def write_start(study: Study, values: Mapping[str, Any], data_digest: str) -> No
     spec = DATASETS[study.base.data.name]
     data = {"name": spec.name, "digest": data_digest, "num_classes": spec.num_classes}
     manifest = {
-        "commit": study.commit,
-        "dirty": study.dirty,
-        "diff": _git("diff", "HEAD") if study.dirty else "",
-        "versions": json.loads(study.versions),
+        **_session(study, values),
         "python": platform.python_version(),
         "hardware": _hardware(),
         "host": socket.gethostname(),
-        "command": values["command"],
-        "started_at": values["started_at"],
         "data": data,
         "resumed": [],
         "ended_at": None,
@@ -179,17 +180,29 @@ def write_resumed(
         f"the study in {study.where} was started on other data (digest {old[:12]}, now {data_digest[:12]}); "
         "bring those back, or choose another --out",
     )
-    session = {"started_at": values["started_at"], "commit": study.commit, "command": values["command"]}
+    grown = {name: values[name] for name in _GROWS if values[name] != stored[name]}
+    session = {**_session(study, values), "grown": grown}
     _write(file, {**manifest, "resumed": [*resumed, session], "ended_at": None})
-    budget = {name: values[name] for name in _GROWS}
-    if any(stored[name] != budget[name] for name in budget):
-        _write(study.out / "study.json", {**stored, **budget})
+    if grown:
+        _write(study.out / "study.json", {**stored, **grown})
 
 
 def write_ended(out: Path) -> None:
     """Note in manifest.json that nothing is left to train; less than planned if a sampler repeated itself."""
     file = out / "manifest.json"
     _write(file, {**json.loads(file.read_text(encoding="utf-8")), "ended_at": _now()})
+
+
+def _session(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What carries out the study from now on."""
+    return {
+        "started_at": values["started_at"],
+        "command": values["command"],
+        "commit": study.commit,
+        "dirty": study.dirty,
+        "diff": _diff() if study.dirty else "",
+        "versions": json.loads(study.versions),
+    }
 
 
 def commit() -> tuple[str, bool]:
@@ -241,6 +254,14 @@ def _hardware() -> dict[str, Any]:
     }
 
 
+def _diff() -> str:
+    """How the project's files differ from the commit, with Python files that git does not know."""
+    new = _git("ls-files", "--others", "--exclude-standard", "-z", "*.py").split("\0")[:-1]
+    parts = [_git("diff", "HEAD")]
+    parts += [_git("diff", "--no-index", os.devnull, name) for name in new[:_MOST_NEW]]
+    return "".join(parts)[:_LONGEST_DIFF]
+
+
 def _git(*arguments: str) -> str:
     """What git says about the project; "" where git or the project's repository is missing."""
     project = Path(__file__).resolve().parents[1]
@@ -249,7 +270,7 @@ def _git(*arguments: str) -> str:
     done = subprocess.run(
         ["git", "-C", str(project), *arguments], capture_output=True, text=True, errors="replace", check=False
     )
-    return done.stdout if done.returncode == 0 else ""
+    return done.stdout if done.returncode in (0, 1) else ""  # 1: two files differ
 
 
 def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,8 +292,12 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
 def _write(file: Path, values: Mapping[str, Any]) -> None:
     """Write JSON that appears whole or not at all."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    try:
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _now() -> str:

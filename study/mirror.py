@@ -6,11 +6,13 @@ acts upon it. So a node may vanish at any time, with its folder.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from mmjsd.data import cache_dir
 from study.config import ClusterError
 from study.files import Bucket, Entry, is_url
 
-_RUN = ("study.json", "manifest.json", "optuna.journal", "earlier.json")
-"""Files of the run itself."""
+_RUN = ("manifest.json", "study.json", "optuna.journal", "earlier.json")
+"""Files of the run itself; that which makes it a study comes after what it needs."""
 
 _REPORTED = ("study.json", "manifest.json", "results/", "samples/")
 """What a report reads."""
@@ -31,6 +33,9 @@ UNSHARED = "does not see the study's folder"
 
 _LAST = "epoch.json"
 """The file of a checkpoint that is brought last, and without which it is none."""
+
+_ATTEMPTS = 5
+"""So often a folder is listed of which others remove files before they are read."""
 
 
 def local_folder(url: str) -> Path:
@@ -66,6 +71,9 @@ class Mirror:
         self._kept: set[str] = set()
         """Rows and folders of checkpoints that this process knows the bucket to have."""
 
+        self._begun: str | None = None
+        """When the study began whose folder counts, as its process knows."""
+
     # The study's process ...
 
     def open(self, *, is_new: bool) -> None:
@@ -82,11 +90,21 @@ class Mirror:
                 shutil.rmtree(path)
             elif is_new and path.name != ".lock":
                 path.unlink()
-        self.fetch((*_RUN, "results/"))
+        self.fetch((*_RUN, "results/", "logged/"))
+
+    def drop_run(self) -> None:
+        """Leave no study where one was refused before anything was trained."""
+        if any(path.name not in (*_RUN, ".lock") for path in self.folder.iterdir()):
+            return
+        for name in _RUN:
+            (self.folder / name).unlink(missing_ok=True)
+        if self._bucket is not None:
+            self._bucket.remove(_RUN)
 
     def know_run(self) -> None:
         """Find out what the bucket has of each trial: which of it stays is decided in this folder."""
         if self._bucket is None:
+            self._begun = self._read_begun()
             return
         self.push(*_RUN)
         self._kept |= {entry.name for entry in self._bucket.entries("results/trials")}
@@ -100,8 +118,9 @@ class Mirror:
 
     def push_run(self) -> None:
         """Bring what the study's process writes."""
-        self.push(*_RUN)
-        self._prune()
+        if self._bucket is not None:
+            self.push(*_RUN, *self._names("logged"))
+            self._prune()
 
     def ended(self, trial_id: str) -> None:
         """Take the row of a trial that has ended elsewhere, if there is one."""
@@ -152,6 +171,7 @@ class Mirror:
         from study import store
 
         self.compact()
+        self.push(*self._names("logged"))
         return Counter(row["state"] for row in store.ended_trials(self.folder))
 
     # A trial's process ...
@@ -165,7 +185,8 @@ class Mirror:
             ClusterError: if the study is in a folder that this node does not see.
         """
         if self._bucket is None:
-            if not (self.folder / "study.json").exists():
+            there = (self.folder / "study.json").exists()
+            if not there or self._begun not in (None, self._read_begun()):
                 raise ClusterError(
                     f"{socket.gethostname()} {UNSHARED} {self.folder}; start again with an --out that every "
                     "node reaches: a shared folder, or a bucket"
@@ -191,23 +212,27 @@ class Mirror:
 
     def fetch(self, wanted: Iterable[str]) -> None:
         """Make this node's files and folders (with a slash at their end) those that the bucket has."""
-        if self._bucket is None:
-            return
-        for name in wanted:
-            entries = self._bucket.entries(name) if name.endswith("/") else []
-            known = {entry.name: entry for entry in entries}
-            if not name.endswith("/"):
-                known = {name: Entry(name, -1, 0)}
-            for local in self._names(name) if name.endswith("/") else [name]:
-                if local not in known:
-                    (self.folder / local).unlink(missing_ok=True)
-            stale = [entry.name for entry in known.values() if not self._has(entry)]
-            found = set()
-            for each, content in self._bucket.read_all(stale):
-                self._write(each, content, known[each].mtime_ns)
-                found.add(each)
-            for gone in set(stale) - found:
-                (self.folder / gone).unlink(missing_ok=True)
+        for name in wanted if self._bucket is not None else ():
+            for _ in range(_ATTEMPTS if name.endswith("/") else 1):
+                if self._fetch(name):
+                    break
+
+    def _fetch(self, name: str) -> bool:
+        """Make a file or folder what the bucket has; whether nothing of it went while it was read."""
+        assert self._bucket is not None
+        entries = self._bucket.entries(name) if name.endswith("/") else [Entry(name, -1, 0)]
+        known = {entry.name: entry for entry in entries}
+        for local in self._names(name) if name.endswith("/") else [name]:
+            if local not in known:
+                (self.folder / local).unlink(missing_ok=True)
+        stale = [entry.name for entry in entries if not self._has(entry)]
+        found = set()
+        for each, content in self._bucket.read_all(stale):
+            self._write(each, content, known[each].mtime_ns)
+            found.add(each)
+        for gone in set(stale) - found:
+            (self.folder / gone).unlink(missing_ok=True)
+        return found == set(stale)
 
     def _take(self, name: str) -> bool:
         """Make this node's file the one that the bucket has, now; whether it has one."""
@@ -250,8 +275,9 @@ class Mirror:
         sizes = {name: (self.folder / name).stat().st_size for name in local}
         if sizes == {name: each.size for name, each in kept.items()}:
             return
-        folder = self.folder / "checkpoints" / trial_id
-        shutil.rmtree(folder, ignore_errors=True)
+        # Not the folder itself, which the study's process removes when it drops the checkpoint.
+        for old in (self.folder / "checkpoints" / trial_id).glob("*"):
+            shutil.rmtree(old)
         for name, content in self._bucket.read_all(sorted(kept, key=lambda name: name.endswith(_LAST))):
             self._write(name, content)
 
@@ -274,12 +300,18 @@ class Mirror:
 
     def _prune(self) -> None:
         """Remove from the bucket those rows and checkpoints that the study's process has removed here."""
-        if self._bucket is None:
-            return
+        assert self._bucket is not None
         for name in [each for each in self._kept if not (self.folder / each).exists()]:
             is_row = name.endswith(".parquet")
             self._bucket.remove([name] if is_row else [each.name for each in self._bucket.entries(name)])
             self._kept.discard(name)
+
+    def _read_begun(self) -> str | None:
+        """When the study of this folder began, which tells it from another node's at the same path."""
+        with suppress(FileNotFoundError, ValueError):
+            begun: str | None = json.loads((self.folder / "study.json").read_bytes()).get("started_at")
+            return begun
+        return None
 
     def _has(self, entry: Entry) -> bool:
         path = self.folder / entry.name

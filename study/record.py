@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import math
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,12 @@ from torch.utils.tensorboard import SummaryWriter
 from mmjsd.batches import Workers
 from mmjsd.metrics import Score
 from mmjsd.train import latest_checkpoint, load_checkpoint, read_notes
-from study import store
+from study import manifest, store
 from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, own_objective, trial_id
 from study.files import FilesError
 from study.trial import Measurement, Rescue, run_pack
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,16 +179,23 @@ def is_disk_full(error: BaseException | str) -> bool:
     return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
-def _usable_checkpoint(trial: Trial) -> Path | None:
-    """The trial's last checkpoint; none, so that it starts anew, if that or what it measured is damaged."""
+def _usable_checkpoint(trial: Trial, device: torch.device) -> Path | None:
+    """The trial's last checkpoint; none, so that it starts anew, if that or what it measured is damaged.
+
+    Nor can a trial go on where its random numbers are others: on a GPU after a CPU, or on a CPU after a GPU.
+    """
     path = latest_checkpoint(trial.checkpoints)
     if path is None:
         return None
     try:
         _, state = load_checkpoint(path)
-        read_notes(path)
+        before = read_notes(path).get("device")
         rows = store.read_measurements(trial.out, trial.trial_id)
     except ValueError:
+        return None
+    if before is not None and (num_threads(before) is not None) != (device.type == "cpu"):
+        told = "trial %s starts anew on this %s, as its checkpoint is of another kind of device (%s)"
+        _log.warning(told, trial.trial_id, device.type, before)
         return None
     return path if len({row["epoch"] for row in rows if row["epoch"] <= state.epoch}) == state.epoch else None
 
@@ -195,7 +206,7 @@ class _Recorder:
     def __init__(self, trial: Trial, device: torch.device | str) -> None:
         self.trial, self.device = trial, torch.device(device)
         self.leads = Workers.current().rank == 0
-        self.resume = _usable_checkpoint(trial)
+        self.resume = _usable_checkpoint(trial, self.device)
         notes = read_notes(self.resume) if self.resume else {}
         self.place = self.resume.name if self.resume else ""
         self.epoch = int(notes.get("epoch", 0))
@@ -209,18 +220,24 @@ class _Recorder:
         self.started = self.charged = time.perf_counter()
         rows = store.read_measurements(trial.out, trial.trial_id) if self.leads and self.resume else []
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
+        self.has_advanced = False
+        """Whether there is a checkpoint of its own."""
+
         self.board: SummaryWriter | None = None
         if self.leads:
             folder = trial.out / "tensorboard" / trial.trial_id
-            self.board = SummaryWriter(str(folder), purge_step=self.epoch + 1)
+            self.board = SummaryWriter(str(folder), purge_step=None if self.resume else 0)
             if trial.params and not self.epoch:
                 writer: Any = self.board.file_writer
                 for summary in _hparams(trial):
                     writer.add_summary(summary)
 
     def begin(self) -> None:
-        """Its training begins, perhaps after that of others."""
+        """Its training begins, perhaps after that of others; what an earlier try has measured goes."""
         self.started = self.charged = time.perf_counter()
+        earlier = self.trial.out / "results" / "measurements" / f"{self.trial.trial_id}.parquet"
+        if self.leads and not self.resume and earlier.exists():
+            store.write_measurements(self.trial.out, self.trial.trial_id, [])
 
     def charge(self, sharing: int) -> None:
         """Count the device's time since this was called last, which so many trials have shared."""
@@ -257,9 +274,13 @@ class _Recorder:
             "host": socket.gethostname(),
         }
         reached.save(self.trial.checkpoints, notes)
+        self.has_advanced = True
 
     def close(self, state: str, error: str) -> None:
-        """Write the trial's row; a failed trial starts anew when it is tried again."""
+        """Write the trial's row; one that has failed goes on from its last checkpoint when it is tried again.
+
+        It starts anew if it has come no further than the one it went on from, or has no epoch left.
+        """
         if not self.leads:
             return
         assert self.board is not None
@@ -278,10 +299,12 @@ class _Recorder:
             "peak_memory_gib": self._peak_memory_gib(),
             "device": _device_name(self.device),
             "host": socket.gethostname(),
+            "versions": _versions(),
         }
         values = self.objectives(self.epoch) if state == "COMPLETE" else {}
         _write_row(self.trial, row, values)
-        if state == "FAILED":
+        can_go_on = self.has_advanced and self.epoch < self.trial.config.training.epochs
+        if state == "FAILED" and not can_go_on:
             shutil.rmtree(self.trial.checkpoints, ignore_errors=True)
 
     def objectives(self, epoch: int) -> dict[str, float]:
@@ -334,6 +357,7 @@ class _Recorder:
                 temporary = folder / f".{name}.png.{os.getpid()}"
                 Image.fromarray(picture).save(temporary, format="PNG")
                 os.replace(temporary, folder / f"{name}.png")
+        self.board.flush()  # before the checkpoint, as what comes before that is not drawn again
 
     def _peak_memory_gib(self) -> float:
         if self.device.type == "cuda":
@@ -359,10 +383,7 @@ def _hparams(trial: Trial) -> Iterator[Any]:
 
 def record_end(trial: Trial, state: store.State, error: str = "") -> None:
     """The row of a trial that could not write one: it was stopped, or its process vanished."""
-    checkpoint, notes = latest_checkpoint(trial.checkpoints), {}
-    if checkpoint:  # of which a node that trained none of it may have the notes alone
-        with suppress(ValueError):
-            notes = read_notes(checkpoint)
+    notes = _last_notes(trial)
     now = datetime.now(UTC)
     wall_s, train_s = notes.get("wall_s", 0.0), notes.get("train_s", 0.0)
     row = {
@@ -381,6 +402,23 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
         "host": notes.get("host", ""),
     }
     _write_row(trial, row, {})
+
+
+def begun_try(trial: Trial) -> dict[str, Any] | None:
+    """By its last checkpoint, what a trial that has not ended has taken, and when it began."""
+    notes = _last_notes(trial)
+    if "started_at" not in notes:
+        return None
+    began = datetime.fromtimestamp(notes["started_at"], UTC).isoformat()
+    return {"device_s": _device_s(trial, notes), "started_at": began}
+
+
+def _last_notes(trial: Trial) -> dict[str, Any]:
+    """Of the last checkpoint, of which a node that trained none of it may have the notes alone."""
+    checkpoint = latest_checkpoint(trial.checkpoints)
+    with suppress(ValueError):
+        return read_notes(checkpoint) if checkpoint else {}
+    return {}
 
 
 def _device_s(trial: Trial, notes: Mapping[str, Any]) -> float:
@@ -413,6 +451,12 @@ def identity(trial: Trial) -> dict[str, Any]:
         "versions": trial.versions,
         "config": json.dumps(trial.config.resolved().to_dict(), sort_keys=True),
     }
+
+
+@cache
+def _versions() -> str:
+    """Of the packages that this process has; on another node they may be others than the study's."""
+    return json.dumps(manifest.versions())
 
 
 def _known(seconds: float) -> float | None:

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -54,6 +54,8 @@ Exit codes: 0 done, 1 some trials failed or a replay differs, 2 refused, 130 int
 
 Spaces:"""
 
+_GOES_ON = "the same command with --resume goes on"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -76,6 +78,7 @@ class Request:
 
 def main(argv: Sequence[str]) -> int:
     """Carry out a command line; the exit code: 0 done, 1 unfinished, 2 refused, 130 interrupted."""
+    way = "the same command starts again"
     try:
         early = parse_study(argv)
         if early.replay is not None and not asks_for_help(argv):
@@ -83,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
             require(alone, "--replay goes without other options; leave them out")
             return _replay(early.replay)
         request = read_command_line(argv)
+        way = way if request.stored is None else _GOES_ON
         study = plan(request)
         command, where = ["study/run.py", *argv], manifest.JOURNAL
         if study.storage is not None:
@@ -105,9 +109,15 @@ def main(argv: Sequence[str]) -> int:
 
             check_loggers(study)
         with claimed(study):
-            mirror.Mirror(study.out, study.remote).open(is_new=request.stored is None)
+            folder = mirror.Mirror(study.out, study.remote)
+            folder.open(is_new=study.is_new)
             _open_folder(study, values, request.stored)
-            return _run(study)
+            folder.push_run()
+            way = _GOES_ON
+            code = _run(study)
+            if code == 2 and study.is_new and study.storage is None:
+                folder.drop_run()
+            return code
     except ValueError as refused:
         return _refuse(refused)
     except PermissionError as error:
@@ -116,12 +126,10 @@ def main(argv: Sequence[str]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f" for {error.filename}" if error.filename else ""
-        sys.stderr.write(
-            f"error: no space left{place}; free some, and the same command with --resume goes on\n"
-        )
+        sys.stderr.write(f"error: no space left{place}; free some, and {way}\n")
         return 1
     except KeyboardInterrupt:
-        return _note_interruption()
+        return _note_interruption(way)
 
 
 def read_command_line(argv: Sequence[str]) -> Request:
@@ -138,7 +146,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
     out, remote = _place(early.out or f"runs/{question.name}")
     stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume, remote)
     preset = early.preset or (stored["preset"] if stored else _default_preset(early))
-    fields = {**PRESETS[preset], **question.space.base, **question.space.presets.get(preset, {})}
+    fields = _layered(PRESETS[preset], question.space.base, question.space.presets.get(preset, {}))
     before = stored["base"].get("data") if stored else None
     known = before.get("name") if isinstance(before, dict) else None
     fields["data.name"] = early.dataset or known or fields["data.name"]
@@ -155,7 +163,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
         require(whole is None, f"--{path} is part of {whole}, which the space varies; fix it with --{whole}")
         if path in question.space.varied:
             _log.info("%s is fixed at %s: the space no longer varies it", path, shown(value))
-    base = data_set.with_fields({**fields, **given})
+    base = data_set.with_fields(_layered(fields, given))
     if options.budget_samples is not None:
         own = "data.samples_per_epoch"
         require(own not in given, f"--budget-samples and --{own} contradict each other; give one of them")
@@ -186,16 +194,16 @@ def plan(request: Request) -> Study:
     options, space, base = request.options, request.space, request.base
     tried = space.check(base)
     sampler, trials = _budget(options, space)
-    hashes = {base.config_hash()}
+    most = trials
     if sampler == "grid":
-        hashes |= {space.decode(params, base).config_hash() for params in space.grid()[:trials]}
-    most = len(hashes) - 1 if sampler == "grid" else trials
+        hashes = {base.config_hash(), *_grid_hashes(space, base, trials)}
+        most = len(hashes) - 1
     confirm = min(options.confirm, most)
     if confirm < options.confirm:
         others = plural(most, "config")
         _log.info("--confirm %d is cut to the study's %s besides the base config", options.confirm, others)
 
-    _check_objectives(options, sampler, base)
+    _check_objectives(options, sampler, base, tried)
     if request.stored is None:
         _check_scheduler(options, tried)
     if options.confirm:
@@ -208,6 +216,12 @@ def plan(request: Request) -> Study:
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if gpus or options.address else 0.0
     _check_machine(options, gpus_per_worker, len(gpus))
+    for num_samples in dict.fromkeys(config.evaluation.num_samples for config in tried):
+        require(
+            num_samples >= options.workers,
+            f"evaluation.num_samples {num_samples} are too few for {options.workers} workers; "
+            "raise it, or take fewer --workers",
+        )
     for batch_size in dict.fromkeys(config.training.batch_size for config in tried):
         require(
             batch_size % options.workers == 0,
@@ -243,6 +257,7 @@ def plan(request: Request) -> Study:
         address=options.address,
         out=request.out,
         remote=request.remote,
+        is_new=request.stored is None,
         commit=commit,
         dirty=dirty,
         versions=json.dumps(manifest.versions()),
@@ -260,6 +275,14 @@ _KEPT = (
     "seed",
 )
 """Options that a study that is resumed has from its study.json."""
+
+
+def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of all layers, in an order in which later ones win, also as a whole over its parts."""
+    fields: dict[str, Any] = {}
+    for layer in layers:
+        fields = {path: value for path, value in fields.items() if path not in layer} | dict(layer)
+    return fields
 
 
 def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
@@ -335,8 +358,8 @@ def _refuse(refused: Exception) -> int:
     return 2
 
 
-def _note_interruption() -> int:
-    sys.stderr.write("interrupted; the same command with --resume goes on\n")
+def _note_interruption(way: str = _GOES_ON) -> int:
+    sys.stderr.write(f"interrupted; {way}\n")
     return 130
 
 
@@ -374,7 +397,22 @@ def _confirm_replicates(options: StudyConfig, stored: Mapping[str, Any]) -> int:
     return asked if options.confirm else 0
 
 
-def _check_objectives(options: StudyConfig, sampler: Sampler, base: TrialConfig) -> None:
+def _grid_hashes(space: SearchSpace, base: TrialConfig, trials: int) -> Iterator[str]:
+    """Of the grid's first configs, without those that cannot be: these are skipped, as of any sampler."""
+    refused = []
+    for params in space.grid()[:trials]:
+        try:
+            yield space.decode(params, base).config_hash()
+        except ValueError as error:
+            refused.append(str(error))
+    if refused:
+        left_out = plural(len(refused), "config")
+        _log.info("%s of the grid cannot be and will be skipped: %s", left_out, refused[0])
+
+
+def _check_objectives(
+    options: StudyConfig, sampler: Sampler, base: TrialConfig, tried: Sequence[TrialConfig]
+) -> None:
     """Refuse what several objectives, one that is measured late, or the data set rule out."""
     for name in options.objectives:
         require(
@@ -402,8 +440,9 @@ def _check_objectives(options: StudyConfig, sampler: Sampler, base: TrialConfig)
             f"{late} is measured after the last epoch alone, too late for --scheduler {scheduler}; "
             "leave it out, or choose other --objectives",
         )
-        draws = base.evaluation.importance_samples
-        require(draws > 0, f"{late} needs evaluation.importance_samples >= 1, got {draws}")
+        for config in (*tried, base) if options.confirm else tried:
+            draws = config.evaluation.importance_samples
+            require(draws > 0, f"{late} needs evaluation.importance_samples >= 1, got {draws}")
 
 
 def _check_scheduler(options: StudyConfig, tried: Sequence[TrialConfig]) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -28,8 +28,8 @@ from study.config import (
     objective_curve,
     trial_id,
 )
-from study.record import Trial
-from study.storage import open_storage
+from study.record import Trial, begun_try
+from study.storage import open_study
 from study.tidy import Checkpoints, Values
 from study.trial import can_pack
 
@@ -51,6 +51,9 @@ class _Config:
 
     curve: dict[int, dict[int, float]] = field(default_factory=dict)
     """By epoch, then replicate: the first objective on the way."""
+
+    judged: set[int] = field(default_factory=set)
+    """Epochs of which the scheduler knows the mean."""
 
     is_stopped: bool = False
 
@@ -78,14 +81,7 @@ class Search:
         self.study = study
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        self._optuna = optuna.create_study(
-            storage=open_storage(study),
-            study_name=study.name,
-            directions=["maximize"] * len(study.objectives),
-            pruner=_pruner(study),
-            load_if_exists=True,
-        )
-        self._optuna.set_metric_names(list(study.objectives))
+        self._optuna = open_study(study, _pruner(study))
         self._grid = study.space.grid() if study.sampler == "grid" else []
         known = field_paths(study.base)  # the name of a case is none of them
         self._swept = {
@@ -93,9 +89,15 @@ class Search:
             for path, values in study.space.examples().items()
         }
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
-        self.device_s = sum(_device_s(row) for row in ended)
-        """Device-seconds of the trials that have ended, over all sessions, with those that were lost."""
+        self._earlier_file = study.out / "earlier.json"
+        self._earlier = _read_earlier(self._earlier_file)
+        """By trial that an earlier session or try has begun, what that has taken, and when it began."""
 
+        self.device_s = sum(map(_device_s, self._earlier.values()))
+        """Device-seconds that trials have taken, over all sessions, with those that were lost."""
+
+        for row in ended:
+            self._charge(row)
         self._checkpoints = Checkpoints(study.out / "checkpoints", study.keep_checkpoints)
         for row in ended:
             self._checkpoints.ended(row, self._values(row))
@@ -107,16 +109,11 @@ class Search:
         self._running: dict[int, optuna.Trial] = {}
         """By number, those of which the sampler has yet to be told."""
 
-        self._earlier_file = study.out / "earlier.json"
-        self._earlier = _read_earlier(self._earlier_file)
-        """By trial that is tried again, what the try before has taken, and when it began."""
-
-        unended = self._earlier.keys() - {row["trial_id"] for row in ended}
-        self.device_s += sum(
-            self._earlier[name]["device_s"] + self._earlier[name]["lost_s"] for name in unended
-        )
         self._queue: deque[Trial] = deque()
-        self._num_proposed = self._num_running = 0
+        self._num_proposed = 0
+        self.num_running = 0
+        """Trials that were served and have not ended."""
+
         proposed = self._optuna.get_trials(deepcopy=False)
         self._told_again = {trial.user_attrs[_AGAIN] for trial in proposed if _AGAIN in trial.user_attrs}
         for trial in proposed:
@@ -124,7 +121,9 @@ class Search:
                 continue
             if not trial.state.is_finished():
                 self._running[trial.number] = optuna.Trial(self._optuna, trial._trial_id)
-            self._adopt(trial.number, json.loads(trial.user_attrs["params"]) if trial.user_attrs else None)
+            params = json.loads(trial.user_attrs["params"]) if trial.user_attrs else None
+            self._adopt(trial.number, params, trial.intermediate_values)
+        self._has_told_versions = False
         self._is_confirming = False
         if study.confirm and self._search_has_ended:
             self._confirm()
@@ -139,7 +138,7 @@ class Search:
             return None
         trial = self._queue.popleft()
         self._forget(trial)
-        self._num_running += 1
+        self.num_running += 1
         return trial
 
     def next_pack(self, limit: int) -> list[Trial]:
@@ -181,7 +180,7 @@ class Search:
     def num_missing(self) -> int:
         """Trials that have yet to end, with those that the sampler has yet to propose."""
         unconfirmed = (self.study.confirm + 1) * self.study.confirm_replicates if self.is_waiting else 0
-        return self._num_running + self.num_ready + unconfirmed
+        return self.num_running + self.num_ready + unconfirmed
 
     @property
     def num_ready(self) -> int:
@@ -192,7 +191,7 @@ class Search:
     @property
     def _search_has_ended(self) -> bool:
         is_proposed = self._num_proposed >= self.study.trials
-        return is_proposed and not self._queue and not self._num_running and not self._is_confirming
+        return is_proposed and not self._queue and not self.num_running and not self._is_confirming
 
     def reported(self, trial: Trial, epoch: int, value: float) -> bool:
         """Take note of a running trial's first objective; whether its config is unpromising and should stop.
@@ -200,19 +199,22 @@ class Search:
         A config is judged at an epoch when all its replicates have reached it, by their mean. Nothing is
         judged while configs are confirmed, nor by several objectives: Optuna cannot.
         """
-        if trial.phase == "confirm" or len(self.study.objectives) > 1:
+        if trial.phase == "confirm":
             return False
         config = self._configs[trial.config_hash]
-        values = config.curve.setdefault(epoch, {})
-        is_news = trial.replicate not in values  # not so after a crash
-        values[trial.replicate] = value
-        is_last = epoch >= trial.config.training.epochs
+        config.curve.setdefault(epoch, {})[trial.replicate] = value
+        self._judge(config, epoch)
+        return config.is_stopped and epoch < config.config.training.epochs
+
+    def _judge(self, config: _Config, epoch: int) -> None:
+        """Have the scheduler judge a config, once, at an epoch that all its replicates have reached."""
+        values = config.curve[epoch].values()
         proposed = self._running.get(config.numbers[0])
-        is_whole = len(values) == self.study.replicates and all(map(isfinite, values.values()))
-        if proposed and is_news and is_whole:
-            proposed.report(sum(values.values()) / len(values), epoch)
-            config.is_stopped |= not is_last and proposed.should_prune()
-        return config.is_stopped and not is_last
+        is_whole = len(values) == self.study.replicates and all(map(isfinite, values))
+        if proposed and is_whole and len(self.study.objectives) == 1 and epoch not in config.judged:
+            config.judged.add(epoch)
+            proposed.report(sum(values) / len(values), epoch)
+            config.is_stopped |= epoch < config.config.training.epochs and proposed.should_prune()
 
     def is_stopped(self, trial: Trial) -> bool:
         """Whether the trial's config was found unpromising."""
@@ -220,10 +222,11 @@ class Search:
 
     def ended(self, trial: Trial) -> None:
         """Take note of a trial that has ended: its row is in the table."""
-        self._num_running -= 1
+        self.num_running -= 1
         row = store.read_trial(trial.out, trial.trial_id)
         assert row is not None, trial.trial_id
         values = self._values(row)
+        self._compare_versions(row)
         self._charge(row)
         self._checkpoints.ended(row, values)
         if trial.phase == "confirm":
@@ -233,6 +236,17 @@ class Search:
         if len(config.values) == self.study.replicates:
             for number in config.numbers:
                 self._tell(number, config)
+
+    def _compare_versions(self, row: Mapping[str, Any]) -> None:
+        """Tell, once, of a trial whose process had other packages than the study's, on another node."""
+        own, others = json.loads(self.study.versions), json.loads(row["versions"])
+        found = [
+            f"{name} {others.get(name)}, not {own[name]}" for name in own if others.get(name) != own[name]
+        ]
+        if found and not self._has_told_versions:
+            self._has_told_versions = True
+            told = "trial %s was trained on %s with %s; give all nodes the same packages"
+            _log.warning(told, row["trial_id"], row["host"], ", ".join(found))
 
     def _charge(self, row: Mapping[str, Any]) -> None:
         """Count what a trial has taken, and an earlier try of it unless this one has gone on from that."""
@@ -244,7 +258,7 @@ class Search:
         carried = earlier["lost_s"] + (0.0 if goes_on else earlier["device_s"])
         if carried:
             store.write_lost(self.study.out, row["trial_id"], (row["lost_s"] or 0.0) + carried)
-        self.device_s += _device_s(row) + carried - earlier["device_s"] - earlier["lost_s"]
+        self.device_s += _device_s(row) + carried - _device_s(earlier)
         del self._earlier[row["trial_id"]]
         self._write_earlier()
 
@@ -279,8 +293,11 @@ class Search:
                 weights |= {f"{path}.{name}": each for name, each in zip(names, value, strict=True)}
         return weights
 
-    def _adopt(self, number: int, params: Mapping[str, Any] | None) -> None:
-        """Queue what is missing of a config that the sampler proposed, now or before a restart."""
+    def _adopt(self, number: int, params: Mapping[str, Any] | None, judged: Iterable[int] = ()) -> None:
+        """Queue what is missing of a config that the sampler proposed, now or before a restart.
+
+        What all its replicates had measured by then is judged now, but for the epochs that were.
+        """
         if params is None:  # killed between asking and noting the answer
             self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             return
@@ -293,12 +310,12 @@ class Search:
             return
         key = base.config_hash()
         known = key in self._configs
-        config = self._configs.setdefault(key, _Config(dict(params), base))
+        config = self._configs.setdefault(key, _Config(dict(params), base, judged=set(judged)))
         config.numbers.append(number)
         for replicate in range(self.study.replicates if not known else 0):
             row = self._ended.get(trial_id(key, replicate))
             if row is None:
-                self._queue.append(self._trial(config, replicate, "search"))
+                self._enqueue(self._trial(config, replicate, "search"))
             else:
                 config.values[replicate] = self._values(row)
                 config.is_stopped |= row["state"] == "STOPPED"
@@ -306,15 +323,35 @@ class Search:
                 rows = store.read_measurements(self.study.out, trial_id(key, replicate))
                 for epoch, value in objective_curve(rows, self.study.objectives[0]).items():
                     config.curve.setdefault(epoch, {})[replicate] = value
+        for epoch in sorted(config.curve):
+            self._judge(config, epoch)
         if len(config.values) == self.study.replicates:
             self._tell(number, config)
+
+    def _enqueue(self, trial: Trial) -> None:
+        """Queue a trial; what an interrupted session has trained of it counts as taken."""
+        self._queue.append(trial)
+        begun = begun_try(trial) if store.read_trial(trial.out, trial.trial_id) is None else None
+        if begun is None:
+            return
+        before = self._earlier.get(trial.trial_id, {"device_s": 0.0, "lost_s": 0.0, "started_at": ""})
+        goes_on = before["started_at"] == begun["started_at"]
+        taken = {**begun, "lost_s": before["lost_s"] + (0.0 if goes_on else before["device_s"])}
+        self.device_s += _device_s(taken) - _device_s(before)
+        self._earlier[trial.trial_id] = taken
+        self._write_earlier()
 
     def _forget(self, trial: Trial) -> None:
         """Remove what an earlier try has left; one that diverged would do so again from its checkpoint."""
         row = store.read_trial(trial.out, trial.trial_id)
         if row is not None:
-            began = row["started_at"].isoformat()
-            taken = {"device_s": row["device_s"], "lost_s": row["lost_s"] or 0.0, "started_at": began}
+            begun = begun_try(trial)
+            safe_s = begun["device_s"] if begun else 0.0
+            taken = {
+                "device_s": safe_s,
+                "lost_s": _device_s(row) - safe_s,
+                "started_at": row["started_at"].isoformat(),
+            }
             self._earlier[trial.trial_id] = taken
             self._write_earlier()
             store.forget_trial(trial.out, trial.trial_id)
@@ -362,7 +399,7 @@ class Search:
             for replicate in range(FIRST_FRESH, FIRST_FRESH + study.confirm_replicates):
                 trial = self._trial(config, replicate, "confirm")
                 if trial.trial_id not in self._ended:
-                    self._queue.append(trial)
+                    self._enqueue(trial)
 
     def _values(self, row: Mapping[str, Any]) -> Values | None:
         """The objectives in a trial's row, if it has them all."""
@@ -418,7 +455,12 @@ def _sampler(name: str, study_seed: int, position: int) -> optuna.samplers.BaseS
         case "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed)
         case "qmc":  # one sequence for the whole study; the storage knows how far it is
-            return optuna.samplers.QMCSampler(seed=study_seed, scramble=True)
+            return optuna.samplers.QMCSampler(
+                seed=study_seed,
+                scramble=True,
+                independent_sampler=optuna.samplers.RandomSampler(seed=seed),  # of what not every config has
+                warn_independent_sampling=False,
+            )
     return optuna.samplers.RandomSampler(seed=seed)
 
 

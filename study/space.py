@@ -259,6 +259,8 @@ class Cases(Domain):
     def __post_init__(self) -> None:
         require(len(self.cases) >= 1, "Cases needs at least one case, got none")
         for name, fields in self.cases.items():
+            is_text = isinstance(name, str)
+            require(is_text, f"Cases needs strings as names, got {name!r}; write {str(name)!r}")
             nested = [path for path, value in fields.items() if isinstance(value, Cases)]
             require(not nested, f"Cases cannot hold further Cases, got one in the case {name!r}")
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import DuplicatedStudyError
+from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
@@ -45,6 +47,26 @@ def open_storage(study: Study) -> BaseStorage:
         return RDBStorage(study.storage, engine_kwargs={"pool_pre_ping": True})
 
 
+def open_study(study: Study, pruner: BasePruner) -> optuna.Study:
+    """Optuna's study, which is created where this session starts the study or none was kept of it.
+
+    Raises:
+        ValueError: with one sentence, if the storage cannot be used, or has another study of its name.
+    """
+    try:
+        opened = optuna.create_study(
+            storage=open_storage(study),
+            study_name=study.name,
+            directions=["maximize"] * len(study.objectives),
+            pruner=pruner,
+            load_if_exists=not study.is_new,
+        )
+    except DuplicatedStudyError:
+        raise ValueError(_taken(study)) from None
+    opened.set_metric_names(list(study.objectives))
+    return opened
+
+
 def _open_journal(path: Path) -> BaseStorage:
     """The journal, without an unfinished last line: Optuna would write on behind it and then read no more."""
     if path.exists():
@@ -68,12 +90,12 @@ def check_storage(study: Study, *, is_new: bool) -> None:
     storage = open_storage(study)
     with _told(study.storage):
         names = optuna.get_all_study_names(storage)
-    where = without_credentials(study.storage)
-    taken = is_new and study.name in names
-    require(
-        not taken,
-        f"{where} already holds a study {study.name!r}; the last part of --out is the name, choose another",
-    )
+    require(not (is_new and study.name in names), _taken(study))
+
+
+def _taken(study: Study) -> str:
+    where = without_credentials(study.storage) if study.storage else study.out
+    return f"{where} already holds a study {study.name!r}; the last part of --out is the name, choose another"
 
 
 @contextmanager

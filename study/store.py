@@ -338,7 +338,9 @@ def _read(folder: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _read_now(folder: Path, schema: pa.Schema) -> pa.Table:
-    paths = sorted(folder.glob("*.parquet"), key=str)
+    with _named(folder):
+        files = [*folder.iterdir()] if folder.is_dir() else []
+    paths = sorted((file for file in files if file.suffix == ".parquet"), key=str)
     if len(paths) < _MANY:
         return _encoded(_read_files(paths, schema), schema)
     snapshot = folder.with_name(f".{folder.name}.snapshot")
@@ -428,6 +430,9 @@ def _named(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # Arrow's own, of damaged files, have none
+            why = os.strerror(error.errno)
+            raise StoreError(f"{path} cannot be read ({why}); make it readable and try again") from error
         raise StoreError(
             f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume: "
             "what it held is trained again"

@@ -49,6 +49,8 @@ MAX_CRASHES = 2
 _ROW_S = 60
 """So many seconds a network folder may take to show what another node has written."""
 
+_SILENT = "the database of --storage does not answer, or refuses"
+
 _DISK_IS_FULL = "disk_is_full"
 _UNSHARED = "unshared"
 """What a trial reports instead of an epoch when it could not write."""
@@ -79,13 +81,19 @@ class Outcome:
     """Trials that have yet to end, because the user interrupted the study or its budget is spent."""
 
     budget_is_spent: bool
+    """Whether that is why; not where those that ran have not ended either."""
 
 
 def run_study(study: Study) -> Outcome:
     """Train what is missing of a study, and return when all has ended or the user interrupts."""
     mirror = Mirror(study.out, study.remote)
     mirror.know_run()
-    search = Search(study)
+    for begun in (study.out / "checkpoints").glob("*"):
+        mirror.fetch_notes(begun.name)  # which say what a trial has taken so far
+    try:
+        search = Search(study)
+    except StorageInternalError as error:
+        raise FilesError(_SILENT) from error
     searcher = _StudySearcher(search, mirror)
     started_here = _join_or_start(study)
     try:
@@ -130,8 +138,7 @@ def run_study(study: Study) -> Outcome:
         if started_here:
             ray.shutdown()
     if isinstance(searcher.broken, StorageInternalError):
-        told = "the database of --storage does not answer"
-        raise FilesError(told) from searcher.broken
+        raise FilesError(_SILENT) from searcher.broken
     if searcher.broken is not None and not is_disk_full(searcher.broken):
         raise searcher.broken
     searcher.disk_is_full |= searcher.broken is not None
@@ -152,7 +159,7 @@ def run_study(study: Study) -> Outcome:
         diverged=states["DIVERGED"],
         failed=states["FAILED"],
         missing=search.num_missing,
-        budget_is_spent=searcher.budget_is_spent,
+        budget_is_spent=searcher.budget_is_spent and not search.num_running,
     )
 
 
@@ -231,7 +238,8 @@ def _concurrency(study: Study) -> int:
         raise ClusterError(
             f"the cluster has no room for a trial of {study.workers} workers with {need} each; "
             f"it has {_available('CPU')} CPUs and {_available('GPU')} GPUs; "
-            "if nodes start when they are needed, give --max-concurrent"
+            "if nodes start when they are needed, give --max-concurrent, "
+            "and to train on CPUs --gpus-per-worker 0"
         )
     packs = study.trials * -(-study.replicates // study.pack)
     return max(1, min(int(room), study.max_concurrent or int(room), packs))

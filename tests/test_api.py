@@ -82,6 +82,11 @@ def test_pivot_has_configs_down_and_subsets_across(study):
     assert wide.loc[3, ("mnist", "text", "")] == row["mean"].item()
     with pytest.raises(ValueError, match=r"no test scores of 'coherense'; there are .*coherence"):
         study.pivot("coherense")
+    with pytest.raises(ValueError, match=r"no train scores of 'loss'; there are none of any metric"):
+        study.scores("loss", "train")
+    with pytest.raises(ValueError, match="no validation scores of 'classifier_accuracy'") as error:
+        study.scores("classifier_accuracy", "validation")
+    assert str(error.value).count("classifier_accuracy") == 1
 
 
 def test_a_constant_has_no_error_and_tells_nothing_of_the_others(tmp_path):
@@ -123,6 +128,27 @@ def test_pareto_marks_the_configs_that_no_other_beats(study):
         assert point.on_front == (not beaten.any())
     assert both["attainment"].between(0, 1).all()
     with pytest.raises(ValueError, match=r"no column 'price'; there are objective, .*device_s"):
+        study.pareto("price")
+
+
+def test_pareto_takes_what_the_test_split_has_measured(tmp_path):
+    def tested(params, rng):
+        found = {("log_likelihood", "", "mnist", "joint"): -3000.0}
+        for posterior, loss in (("product", 0), ("mixture", 50)):
+            value = -1800 - loss - params["model.style_dim"]
+            found["log_likelihood", posterior, "mnist+svhn+text", "joint"] = value
+        for number, name in enumerate(("mnist", "svhn"), 1):
+            found["precision", "", "", name] = 0.1 * number
+            found["frechet_distance", "", "", name] = 10.0 * number
+        return found
+
+    study = load(write_study(tmp_path / "run", SUBSPACES, shortcut, tested=tested))
+    likely = study.pareto("log_likelihood")
+    assert likely["log_likelihood"].tolist() == (-1800 - likely["model.style_dim"]).tolist()
+    assert likely.loc[likely["on_front"], "log_likelihood"].max() == likely["log_likelihood"].max()
+    assert study.pareto("precision")["precision"].tolist() == pytest.approx([0.15] * 6)
+    assert study.pareto("frechet_distance", "precision")["frechet_distance"].tolist() == [30.0] * 6
+    with pytest.raises(ValueError, match=r"there are objective, .*device_s, .*log_likelihood, .*precision"):
         study.pareto("price")
 
 

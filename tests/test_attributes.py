@@ -1,9 +1,12 @@
 """Studies of attributes: the paper's Table 5 and the figure of every attribute, from known numbers."""
 
+from fractions import Fraction
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from analysis.api import load
 from analysis.attributes import attribute_drawing, precision_table
@@ -149,6 +152,64 @@ def test_leaks_are_of_attributes_above_their_base_rate(run):
     told, _ = leak_sentences(study.findings, study.leakage)
     assert "reads the attributes from the subspace alone (mean average precision" in told
     assert f"Chance is {rate:.3f}: **the attributes leak into the subspace of `face`**" in told
+
+
+@pytest.mark.parametrize(("above", "leaks"), [(0.021, False), (0.03, True)])
+def test_random_scores_are_no_leak_though_their_average_precision_exceeds_the_base_rate(
+    tmp_path, above, leaks
+):
+    """By (1 - p) (H_n - 1) / (n - 1): 1/6 of the mean over all orders of four, of which two are right."""
+    truth = np.array([1, 1, 0, 0])
+    orders = [average_precision_score(truth, order) for order in permutations(range(4))]
+    harmonic = sum(Fraction(1, rank) for rank in range(1, 5))
+    assert np.mean(orders) == pytest.approx(0.5 + float(Fraction(1, 2) * (harmonic - 1) / 3))
+
+    rate = float(np.mean(list(RATES.values())))
+
+    def tested(params, rng):
+        names = ("mean_style_probe_average_precision", "", "")
+        return scores(params, rng) | {(*names, name): rate + above for name in MODALITIES}
+
+    study = load(
+        write_study(
+            tmp_path / "run",
+            grid(objective__name=("mmjsd", "mmvae")),
+            lambda params: 0.5,
+            modalities=MODALITIES,
+            tested=tested,
+        )
+    )
+    lift = (1 - rate) * (sum(1 / rank for rank in range(1, 1001)) - 1) / 999
+    assert [each.luck for each in study.leakage] == pytest.approx([2 * 0.01 + lift] * 2)
+    told, _ = leak_sentences(study.findings, study.leakage)
+    assert ("the attributes leak" in told) == leaks
+    assert ("no leak shows" in told) != leaks
+
+
+def test_chance_is_unknown_where_the_base_rates_of_runs_differ(tmp_path):
+    runs = []
+    for name, factor in (("faces", 1.0), ("celeba", 0.5)):
+
+        def tested(params, rng, factor=factor):
+            return {
+                name: value * (factor if "base_rate" in name[0] else 1)
+                for name, value in scores(params, rng).items()
+            }
+
+        configs = grid(objective__name=("mmjsd", "mmvae"))
+        made = write_study(
+            tmp_path / name,
+            configs,
+            lambda params: 0.5,
+            modalities=MODALITIES,
+            dataset=name,
+            tested=tested,
+        )
+        runs.append(made)
+    assert None not in [load(run).results.chance for run in runs]
+    together = load(*runs)
+    assert together.results.chance is None
+    assert "Chance" not in " ".join(leak_sentences(together.findings, together.leakage))
 
 
 def test_studies_of_classes_have_neither(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from analysis import report
 from study import claim
+from study.config import ClusterError
 from study.files import Bucket, FilesError
 from study.mirror import Mirror, local_folder
 from tests.command_line import refused, start
@@ -103,6 +104,23 @@ def test_a_claim_of_a_process_that_was_killed_before_its_study_began_takes_no_fo
     Bucket(url).write("claim.json", b'{"owner": "process 7", "beats": 1}')
     assert start(f"{SMOKE} {url}") == 0
     assert "study.json" in {entry.name for entry in Bucket(url).entries()}
+
+
+def test_a_study_for_which_a_cluster_has_no_room_leaves_the_folder_free(tuner, capsys):
+    url = "s3://studies/cli/room"
+    tuner.error = ClusterError("the cluster has no room")
+    assert refused(capsys, f"{SMOKE} {url}") == "the cluster has no room"
+    assert Bucket(url).entries() == []
+    tuner.error = None
+    assert start(f"{SMOKE} {url}") == 0
+
+
+def test_a_study_that_is_interrupted_before_it_trains_is_in_the_bucket(tuner):
+    url = "s3://studies/cli/early"
+    tuner.error = KeyboardInterrupt()
+    assert start(f"{SMOKE} {url}") == 130
+    tuner.error = None
+    assert start(f"{SMOKE} {url} --resume") == 0
 
 
 def test_storage_that_is_lost_ends_a_study_that_can_go_on(tuner, capsys):

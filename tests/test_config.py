@@ -6,6 +6,7 @@ import pytest
 
 from mmjsd.config import DataConfig, EvaluationConfig, ModelConfig, ObjectiveConfig, TrainingConfig, require
 from mmjsd.data import DATASETS
+from study.config import TrialConfig
 
 MODALITIES = DATASETS["digits"].modalities
 
@@ -161,6 +162,15 @@ def test_style_dims_are_one_for_all_or_one_each():
         "svhn": 8,
         "text": 1,
     }
+
+
+def test_one_size_for_all_and_equal_sizes_for_each_are_one_config():
+    names = ("mnist", "svhn", "text")
+    sizes = (4, dict.fromkeys(names, 4), {**dict.fromkeys(names, 4), "text": 2}, 2)
+    one, each, uneven, smaller = (TrialConfig(model=ModelConfig(style_dim=size)) for size in sizes)
+    assert one.config_hash() == each.config_hash()
+    assert one.for_replicate(3, 1).seed == each.for_replicate(3, 1).seed
+    assert len({config.config_hash() for config in (one, uneven, smaller)}) == 3
 
 
 # A resolved objective ...

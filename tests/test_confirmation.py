@@ -214,3 +214,31 @@ def test_confirmations_of_several_runs_are_held_each_against_its_own_base(tmp_pa
     page = write_report(*folders, out=tmp_path / "both").read_text(encoding="utf-8")
     assert "against the base config of the same run" in page
     assert "unfinished" not in page
+
+
+def test_without_study_json_nobody_says_which_config_is_the_base(tmp_path):
+    folder = write_study(
+        tmp_path / "run", SPACE, searched, replicates=3, study=ASKED, confirm=(1, 0), fresh=sobering
+    )
+    (folder / "study.json").unlink()
+    study = load(folder)
+    found = study.confirmation()
+    assert not found["base"].any()
+    assert found["against_base"].isna().all()
+    sentence = told(study)
+    assert "the base among them" not in sentence
+    assert sentence.endswith("; the base config is unknown, as study.json is missing.")
+
+
+def test_the_base_config_may_write_one_size_of_all_subspaces_as_one_of_each(tmp_path):
+    base = study_json(SPACE, 3, ("mnist", "svhn", "text"))["base"]
+    base["model"]["style_dim"] = {"mnist": 4, "svhn": 4, "text": 4}
+    configs = grid(model__style_dim=(4, 16))
+    configs = load(
+        write_study(tmp_path / "run", configs, searched_size, study={"base": base})
+    ).results.configs
+    assert {config.params["model.style_dim"]: config.is_base for config in configs} == {4: True, 16: False}
+
+
+def searched_size(params):
+    return 0.5 + 0.01 * params["model.style_dim"]

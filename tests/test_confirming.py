@@ -4,6 +4,7 @@ import pytest
 
 from study.config import Study, TrialConfig
 from study.search import Search
+from study.space import Choice, SearchSpace
 from tests.test_search import end, optuna_trials, run, study
 
 
@@ -31,6 +32,14 @@ def test_the_best_configs_and_the_base_are_confirmed_with_fresh_seeds(tmp_path):
     assert len({trial.config.seed for trial in served}) == 21
     assert len(optuna_trials(tmp_path)) == 6
     assert (search.num_missing, search.is_waiting) == (0, False)
+
+
+def test_the_base_is_not_confirmed_against_itself_by_another_name(tmp_path):
+    each = {"mnist": 4, "svhn": 4, "text": 4}
+    space = SearchSpace({"model.style_dim": Choice((each, {**each, "text": 2}, 2))})
+    made = study(tmp_path, space, trials=3, confirm=3, confirm_replicates=1)
+    fresh = [trial for trial in run(Search(made)) if trial.phase == "confirm"]
+    assert len({trial.config_hash for trial in fresh}) == len(fresh) == 3
 
 
 def test_a_confirmation_waits_for_the_search_to_end(tmp_path):

@@ -158,9 +158,9 @@ def test_ties_are_those_of_tukeys_test():
 
 
 def test_rank_correlation_is_spearmans():
-    x, y = [*range(1, 10)], [2, 1, 3, 5, 4, 7, 6, 9, 8]
+    x, y = [*range(1, 11)], [2, 1, 3, 5, 4, 7, 6, 9, 8, 10]
     found = rank_correlation(x, y, num_factors=3)
-    assert found.rho == pytest.approx(1 - 6 * 8 / (9 * 80))
+    assert found.rho == pytest.approx(1 - 6 * 8 / (10 * 99))
     assert found.p_value == pytest.approx(3 * stats.spearmanr(x, y).pvalue)
     assert rank_correlation([1.0] * 6, [*range(6)]) is None
 
@@ -168,6 +168,8 @@ def test_rank_correlation_is_spearmans():
 def test_of_few_points_the_correlations_p_value_is_exact():
     assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]).p_value == pytest.approx(2 / 24)
     assert rank_correlation([1, 2, 3, 4], [40, 30, 20, 10], num_factors=20).p_value == 1
+    nine = rank_correlation([*range(9)], [*range(9)], num_factors=20)
+    assert nine.p_value == pytest.approx(20 * 2 / 362_880)
     for y in ([2, 1, 3, 5, 4, 6], [1, 1, 1, 2, 3, 2], [3.5, 1.5, 0.5, 2.5, 5.5, 4.5]):
         x = [1.0, 2.0, 2.0, 3.0, 4.0, 7.0]
         oracle = stats.permutation_test(

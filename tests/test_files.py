@@ -68,6 +68,19 @@ def test_what_is_not_there_is_nothing(server):
     there.remove(["none"])
 
 
+def test_what_goes_while_it_is_read_is_nothing(server, monkeypatch):
+    there, open_to_read = bucket(server, "gone"), Bucket._open_to_read
+
+    def meanwhile(self, path):
+        stream = open_to_read(self, path)
+        self.remove(["x"])
+        return stream
+
+    there.write("x", SMALL)
+    monkeypatch.setattr(Bucket, "_open_to_read", meanwhile)
+    assert there.read("x") is None
+
+
 def test_travels_to_other_processes(server):
     there = bucket(server)
     there.write("x", b"1")

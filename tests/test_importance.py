@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from analysis.api import load
+from analysis.importance import noise_share
 from analysis.report import write_report
 from tests.synthetic import grid, write_study
 
@@ -60,6 +61,29 @@ def test_a_field_of_one_case_alone_does_not_hide_the_case(tmp_path):
     found = load(run).importance()
     assert found["factor"].tolist() == ["subspaces", "beta"]
     assert found["share"].iloc[0] > 0.75
+
+
+def test_noise_between_seeds_is_told_beside_the_shares(tmp_path):
+    run = write_study(tmp_path / "run", FACTORS, weighted, replicates=3, noise=0.02)
+    study = load(run)
+    values = study.trials.groupby("config_hash", observed=True)["objective_value"]
+    expected = values.var().mean() / 3 / values.mean().var()
+    share = noise_share(study.findings)
+    assert share == pytest.approx(expected)  # what test adds to validation is the same in all trials
+    text = " ".join(write_report(run).read_text().split())
+    told = f"interactions and noise between seeds, which by itself makes {share:.2f} of the variance"
+    assert told in text
+    assert told in " ".join((run / "report" / "report.md").read_text().split())
+
+
+def test_where_all_is_noise_no_field_is_called_important(tmp_path):
+    run = write_study(tmp_path / "run", FACTORS, lambda params: 0.5, noise=0.02, seed=1)
+    study = load(run)
+    assert noise_share(study.findings) > 0.8
+    assert study.importance().empty
+    told = "How much each field matters is not told: noise between seeds by itself makes"
+    assert told in write_report(run).read_text()
+    assert told in (run / "report" / "report.md").read_text()
 
 
 def test_importance_without_replicates_has_no_interval(tmp_path):

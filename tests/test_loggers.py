@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -256,13 +257,32 @@ def test_mlflow_shows_a_study_that_was_killed(tmp_path, monkeypatch):
     assert len(client.get_metric_history(tried[0].info.run_id, "train/loss")) == EPOCHS
 
 
-def test_mlflows_server_that_does_not_answer_is_refused(tmp_path, monkeypatch):
+def test_mlflows_file_that_stayed_on_another_machine_is_made_anew(tmp_path, monkeypatch):
+    tracking = pytest.importorskip("mlflow.tracking")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made, (first, _) = begin(tmp_path, "mlflow")
+    measure(first, EPOCHS)
+    end(first)
+    row = store.read_trial(tmp_path, first.trial_id)
+    note = tmp_path / "logged" / "mlflow" / first.trial_id  # which came with the study
+    note.parent.mkdir(parents=True)
+    note.write_text(row["finished_at"].isoformat())
+    opened(made)
+    client = tracking.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
+    assert run.data.tags["state"] == "COMPLETE"
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql+psycopg://127.0.0.1:9/mlflow"])
+def test_mlflows_server_that_does_not_answer_is_refused(tmp_path, monkeypatch, uri):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     made, _ = begin(tmp_path, "mlflow")
+    started = time.monotonic()
     with pytest.raises(ValueError, match="cannot use MLflow as MLFLOW_TRACKING_URI says: "):
         check_loggers(made)
+    assert time.monotonic() - started < 60  # MLflow itself tries a database for minutes
 
 
 KILLED = """

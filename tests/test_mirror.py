@@ -26,7 +26,7 @@ from study.worker import train_mirrored
 from tests.storage import credentials as credentials  # a fixture
 from tests.storage import server as server  # a fixture
 from tests.test_search import LINE, study
-from tests.test_store import measurement
+from tests.test_store import measurement, trial
 
 EPOCHS = 3
 
@@ -350,6 +350,62 @@ def test_two_workers_of_a_node_may_fetch_at_once(tmp_path):
     assert checkpoint.stat().st_ino == before  # not taken away under the first
 
 
+def test_a_checkpoint_that_is_being_fetched_is_none_that_the_study_has_dropped(tmp_path, monkeypatch):
+    url, names = (
+        "s3://studies/fetched",
+        {f"checkpoints/x-r0/epoch-000002/{each}" for each in ("a", "epoch.json")},
+    )
+    for name in names:
+        Bucket(url).write(name, b"{}")
+    older = tmp_path / "checkpoints" / "x-r0" / "epoch-000001"
+    older.mkdir(parents=True)
+    driver, read_all = Mirror(tmp_path, url), Bucket.read_all
+    driver.know_run()
+
+    def meanwhile(self, names):
+        driver.push_run()
+        return read_all(self, names)
+
+    monkeypatch.setattr(Bucket, "read_all", meanwhile)
+    Mirror(tmp_path, url).fetch_trial("x-r0")  # on the machine of the study's process
+    assert {entry.name for entry in Bucket(url).entries()} == set(driver._names("")) == names
+    assert not older.exists()
+
+
+def test_a_report_that_is_made_while_a_study_ends_reads_all(tmp_path, monkeypatch):
+    url, trials = "s3://studies/ending", [f"abc-r{number}" for number in range(4)]
+    for name in trials:
+        store.write_measurements(tmp_path, name, [measurement(0.5, name, 1)])
+        store.write_trial(tmp_path, trial(name), {})
+    driver, read_all = Mirror(tmp_path, url), Bucket.read_all
+    driver.push(*driver._names("results"))
+
+    def meanwhile(self, names):
+        monkeypatch.setattr(Bucket, "read_all", read_all)
+        driver.compact()
+        return read_all(self, names)
+
+    there = Mirror(tmp_path / "report", url)
+    monkeypatch.setattr(Bucket, "read_all", meanwhile)
+    there.fetch(("results/",))
+    rows = store.read(there.folder).measurements.to_pylist()
+    assert [row["trial_id"] for row in rows] == trials
+
+
+def test_what_loggers_were_told_goes_with_the_study(tmp_path):
+    url, note = "s3://studies/told", "logged/mlflow/abc-r0"
+    for number, push in enumerate((Mirror.push_run, Mirror.finish)):
+        driver = Mirror(tmp_path / f"{number}", url)
+        (driver.folder / note).parent.mkdir(parents=True)
+        (driver.folder / note).write_text(f"at {number}")
+        (driver.folder / "results" / "trials").mkdir(parents=True)
+        push(driver)
+        other = Mirror(tmp_path / f"other{number}", url)
+        other.folder.mkdir()
+        other.open(is_new=False)
+        assert (other.folder / note).read_text() == f"at {number}"
+
+
 def test_without_a_url_does_nothing(tmp_path):
     mirror = Mirror(tmp_path, None)
     mirror.open(is_new=True)
@@ -370,6 +426,18 @@ def test_a_node_that_does_not_see_the_studys_folder_says_so(tmp_path):
         mirror.fetch_trial("x")
     (tmp_path / "study.json").write_text("{}")
     mirror.fetch_trial("x")
+
+
+def test_a_node_that_has_another_study_in_that_place_does_not_see_the_folder(tmp_path):
+    file = tmp_path / "study.json"
+    file.write_text('{"started_at": "2026-01-02", "trials": 1}')
+    mirror = Mirror(tmp_path, None)
+    mirror.know_run()
+    file.write_text('{"started_at": "2026-01-02", "trials": 2}')  # it has grown
+    mirror.fetch_trial("x")
+    file.write_text('{"started_at": "2026-01-01", "trials": 1}')
+    with pytest.raises(ClusterError, match="does not see the study's folder"):
+        mirror.fetch_trial("x")
 
 
 def test_reads_what_is_measured_elsewhere_and_leaves_what_is_written_here(tmp_path):

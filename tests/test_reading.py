@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from analysis.findings import find
+from analysis.provenance import fixed_settings
 from analysis.reading import ReportError, load
 from analysis.report import main, write_report
 from analysis.results import Trial
@@ -118,3 +119,95 @@ def test_evaluation_is_a_share_of_a_trials_device_time(runs, workers, device_s, 
     row = store.ended_trials(runs[0])[0]
     made = Trial.of({**row, "workers": workers, "device_s": device_s}, runs[0])
     assert made.evaluation_share == (share if share is None else pytest.approx(share))
+
+
+def sized(run, base):
+    """A run that sweeps the size of each of two subspaces."""
+    configs = [
+        {"model.style_dim.face": face, "model.style_dim.words": words}
+        for face in (4, 32)
+        for words in (4, 32)
+    ]
+    write_study(run, configs, lambda params: 0.5, modalities=("face", "words"), study=base)
+    for row in store.read(run).trials.to_pylist():
+        params = {name.removeprefix("param."): row.pop(name) for name in list(row) if "param." in name}
+        config = json.loads(row["config"])
+        config["model"]["style_dim"] = {path.rpartition(".")[2]: size for path, size in params.items()}
+        store.write_trial(run, row | {"config": json.dumps(config)}, params)
+    return run
+
+
+@pytest.mark.parametrize("whole", [4, {"face": 4, "words": 4}])
+def test_a_field_that_one_run_sweeps_in_parts_is_no_difference_of_the_whole(tmp_path, whole):
+    runs = [
+        sized(tmp_path / "sizes", based_on("model", "style_dim", whole)),
+        write_study(
+            tmp_path / "fusions",
+            grid(objective__fusion=("mixture", "product")),
+            lambda params: 0.6,
+            modalities=("face", "words"),
+            study=based_on("model", "style_dim", 16),
+            seed=2,
+        ),
+    ]
+    results = load(*runs)
+    names = {factor.name: factor.levels for factor in results.factors}
+    assert names == {
+        "style_dim.face": (4, 16, 32),
+        "style_dim.words": (4, 16, 32),
+        "fusion": ("mixture", "product"),
+    }
+
+
+def test_a_level_is_one_though_a_run_writes_it_as_text(tmp_path):
+    each = {"mnist": 1, "svhn": 4, "text": 1}
+    options = {"model.style_dim": {"type": "Choice", "options": [0, 4, each]}}
+    texts = ("0", "4", json.dumps(each))  # as they stand in the table
+    runs = [
+        write_study(tmp_path / "numbers", grid(model__style_dim=(0, 4)), lambda params: 0.5, seed=1),
+        write_study(
+            tmp_path / "mixed",
+            grid(model__style_dim=texts),
+            lambda params: 0.5,
+            study={"domains": options},
+            seed=2,
+        ),
+        write_study(tmp_path / "one", grid(objective__beta=(1.0, 5.0)), lambda params: 0.5, seed=3),
+    ]
+    for some in (runs[:2], runs[1:], runs):
+        levels = {factor.name: factor.levels for factor in load(*some).factors}
+        assert levels["style_dim"] == texts
+    assert {factor.name: factor.levels for factor in load(*runs[::2]).factors}["style_dim"] == (0, 4)
+
+
+def test_what_one_run_has_more_of_does_not_hide_what_another_lacks(tmp_path):
+    """A run without study.json planned nothing that is known."""
+    unfinished = write_study(
+        tmp_path / "unfinished",
+        SIZES,
+        truth(0.7),
+        state=lambda config, replicate: "PLANNED" if config else "COMPLETE",
+    )
+    other = write_study(tmp_path / "other", SIZES, truth(0.7), dataset="faces")
+    (other / "study.json").unlink()
+    assert [load(unfinished).num_missing, load(other).num_missing] == [2, 0]
+    assert load(unfinished, other).num_missing == 2
+
+
+def test_cases_may_have_the_name_of_a_section_of_fields(tmp_path):
+    cases = {"narrow": {"model.width": 0.5}, "wide": {"model.width": 1.0}}
+    domains = {"model": {"type": "Cases", "options": list(cases), "cases": cases}}
+    runs = [
+        write_study(
+            tmp_path / str(size),
+            grid(model=tuple(cases)),
+            lambda params: 0.5,
+            study=based_on("model", "content_dim", size) | {"domains": domains},
+            seed=size,
+        )
+        for size in (8, 32)
+    ]
+    assert {factor.path for factor in load(*runs).factors} == {"model", "model.content_dim"}
+    shared = [row.cells[0].text for row in fixed_settings(load(runs[0])).rows]
+    assert "model.content_dim" in shared
+    assert "model.width" not in shared

@@ -3,11 +3,13 @@
 import dataclasses
 import errno
 import json
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from analysis.report import main as report
 from mmjsd.config import ModelConfig
@@ -105,9 +107,9 @@ def test_that_finds_the_disk_full_has_not_ended(tmp_path, monkeypatch):
     assert search.num_missing == 1
 
 
-@pytest.mark.parametrize("damage", ["none", "checkpoint", "notes", "measurements", "epoch"])
-def test_goes_on_from_its_checkpoint_unless_that_or_what_it_measured_is_damaged(
-    tmp_path, monkeypatch, damage
+@pytest.mark.parametrize("damage", ["none", "checkpoint", "notes", "measurements", "epoch", "device"])
+def test_goes_on_from_its_checkpoint_unless_that_or_what_it_measured_is_damaged_or_a_gpus(
+    tmp_path, monkeypatch, caplog, damage
 ):
     trial = Search(study(tmp_path, trials=1, replicates=1)).next()
     model = MultimodalVae(DATASETS["digits"].modalities, ModelConfig(width=0.1), trial.config.objective)
@@ -116,7 +118,9 @@ def test_goes_on_from_its_checkpoint_unless_that_or_what_it_measured_is_damaged(
     score = {**vars(Score("loss", 3.0, None, 9)), "split": "train"}
     epochs = (1, 2) if damage != "epoch" else (2,)
     store.write_measurements(tmp_path, trial.trial_id, [{**known, **score, "epoch": each} for each in epochs])
-    path = save_checkpoint(model, TrainingState(2, {}), trial.checkpoints, {"epoch": 2, "wall_s": 4.0})
+    device = "NVIDIA H100" if damage == "device" else "cpu x 8 threads"
+    notes = {"epoch": 2, "wall_s": 4.0, "device": device}
+    path = save_checkpoint(model, TrainingState(2, {}), trial.checkpoints, notes)
     files = {
         "checkpoint": path / "model.safetensors",
         "notes": path / "epoch.json",
@@ -135,19 +139,26 @@ def test_goes_on_from_its_checkpoint_unless_that_or_what_it_measured_is_damaged(
     assert asked == [path if damage == "none" else None]
     row = store.read_trial(tmp_path, trial.trial_id)
     assert row["epochs"] == (2 if damage == "none" else 0)
+    told = f"trial {trial.trial_id} starts anew on this cpu, as its checkpoint is of another kind of device"
+    assert caplog.messages == ([f"{told} (NVIDIA H100)"] if damage == "device" else [])
 
 
 class Gone(BaseException):
     """The node, with all its processes."""
 
 
-def played_pack(diverging=(), warned_at=None, epochs=4):
-    """A pack's training: an epoch an hour; some diverge in the second, a warning comes within another."""
+def played_pack(diverging=(), warned_at=None, epochs=4, fails_at=None):
+    """A pack's training: an epoch an hour; some diverge in the second, a warning comes within another.
+
+    Losses count the steps, ten an epoch. Before `fails_at` an error is raised.
+    """
 
     def run_pack(configs, resumes, device, objectives, is_warned):
         begun = json.loads((resumes[0] / "epoch.json").read_text())["epoch"] if resumes[0] else 0
         for epoch in range(begun + 1, epochs + 1):
             record.time.now += 3600.0
+            if epoch == fails_at:
+                raise MemoryError("CUDA out of memory")
             if epoch == warned_at and is_warned and is_warned():
                 yield [Rescue(partial(saved, epoch - 1)) for _ in configs]
                 raise Gone
@@ -157,7 +168,7 @@ def played_pack(diverging=(), warned_at=None, epochs=4):
                 else Measurement(
                     epoch=epoch,
                     scores={"validation": [Score("mean_coherence", 0.5, 0.1, 9, "product")]},
-                    losses=torch.ones(1),
+                    losses=torch.arange(10.0) + 10 * (epoch - 1),
                     wall_s=3600.0,
                     evaluation_s=0.0,
                     num_samples=9,
@@ -213,6 +224,55 @@ def test_one_that_diverged_is_neither_saved_at_a_warning_nor_trained_again(tmp_p
     record.record([one, other], "cpu", lambda values: None)
     assert (hours.now - before) / 3600 == 1
     assert store.read_trial(tmp_path, other.trial_id)["state"] == "COMPLETE"
+
+
+def retried(made, run_pack, monkeypatch):
+    """How a study's only trial ends when it is tried again, all hours that went into it, epochs measured."""
+    search = Search(dataclasses.replace(made, retry=("failed", "diverged")))
+    trial = search.next()
+    monkeypatch.setattr(record, "run_pack", run_pack)
+    record.record([trial], "cpu", lambda values: None)
+    search.ended(trial)
+    row = store.read_trial(made.out, trial.trial_id)
+    measured = sorted({each["epoch"] for each in store.read_measurements(made.out, trial.trial_id)})
+    assert search.device_s == Search(made).device_s == row["device_s"] + (row["lost_s"] or 0)
+    return row["state"], search.device_s / 3600, measured
+
+
+def test_that_failed_goes_on_from_its_last_checkpoint_unless_it_came_no_further(tmp_path, monkeypatch, hours):
+    made = study(tmp_path, trials=1, replicates=1)
+    for run_pack, shown in (
+        (played_pack(fails_at=3), ("FAILED", 3.0, [1, 2])),
+        (played_pack(fails_at=3), ("FAILED", 4.0, [1, 2])),
+        (played_pack(fails_at=1), ("FAILED", 5.0, [])),
+        (played_pack(fails_at=2), ("FAILED", 7.0, [1])),
+        (played_pack(), ("COMPLETE", 10.0, [1, 2, 3, 4])),
+    ):
+        assert retried(made, run_pack, monkeypatch) == shown
+
+
+def test_that_diverged_and_fails_at_once_has_measured_nothing(tmp_path, monkeypatch, hours):
+    made = study(tmp_path, trials=1, replicates=1)
+    diverging = {Search(made).next().config.seed}
+    assert retried(made, played_pack(diverging), monkeypatch) == ("DIVERGED", 2.0, [1])
+    assert retried(made, played_pack(fails_at=1), monkeypatch) == ("FAILED", 3.0, [])
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_has_all_its_steps_in_tensorboard_once(tmp_path, monkeypatch, hours, goes_on):
+    """Though its process is gone after three epochs, and has closed no file."""
+    trial = Search(study(tmp_path, trials=1, replicates=1)).next()
+    monkeypatch.setattr(record, "run_pack", played_pack(warned_at=4))
+    with pytest.raises(Gone) as gone:
+        record.record([trial], "cpu", lambda values: None, is_warned=lambda: True)
+    if not goes_on:
+        shutil.rmtree(trial.checkpoints)
+    monkeypatch.setattr(record, "run_pack", played_pack())
+    record.record([trial], "cpu", lambda values: None)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / trial.trial_id), {"scalars": 0}).Reload()
+    assert [(each.step, each.value) for each in events.Scalars("loss/step")] == [(n, n) for n in range(40)]
+    assert [each.step for each in events.Scalars("validation/mean_coherence/product")] == [1, 2, 3, 4]
+    del gone  # whose frames had the file open
 
 
 @pytest.mark.parametrize(

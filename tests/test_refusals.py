@@ -117,6 +117,10 @@ BOTH = "--objectives mean_coherence log_likelihood"
         ("--space smoke --gpus-per-worker nan", "gpus_per_worker must be 0 or 1, or a share between"),
         ("--space smoke --gpus-per-worker 0.5 --workers 2", "got 0.5 for workers 2; a worker trains on one"),
         ("--space smoke --workers 3", "training.batch_size 50 does not split evenly over 3 workers"),
+        (
+            "--space smoke --workers 3 --evaluation.num_samples 2",
+            "evaluation.num_samples 2 are too few for 3 workers; raise it, or take fewer --workers",
+        ),
         ("--space smoke --out file", "file is a file; choose a folder for --out"),
         ("--space smoke --out taken", "taken is not empty and holds no study; choose another --out"),
         ("--space smoke --out file/below", "cannot write to"),
@@ -148,6 +152,16 @@ def test_refuses_inception_without_its_weights(capsys, monkeypatch, tuner, choic
     assert not tuner.studies
     assert not Path("out", "study.json").exists()
     assert start("--space smoke --out other") == 0
+
+
+def test_refuses_an_objective_that_a_config_would_not_measure(capsys, tuner):
+    Path("own.py").write_text(
+        "from study.space import Choice, SearchSpace\n"
+        "SPACE = SearchSpace({'evaluation.importance_samples': Choice((4, 0))})\n"
+    )
+    sentence = refused(capsys, "--space own.py --objectives log_likelihood")
+    assert sentence == "log_likelihood needs evaluation.importance_samples >= 1, got 0"
+    assert start("--space own.py") == 0
 
 
 def test_refuses_data_that_are_not_there(capsys, tmp_path):

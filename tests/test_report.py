@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 from html.parser import HTMLParser
 from itertools import combinations
@@ -6,8 +7,11 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
+from analysis import api
 from analysis.findings import Findings, find
 from analysis.reading import load
 from analysis.report import write_report
@@ -276,6 +280,30 @@ def test_without_replicates_nobody_says_that_no_leak_shows(tmp_path):
     assert "Chance is 0.100: the class leaks into the subspace of mnist, svhn, text." in again
 
 
+def test_what_the_shared_pairs_do_to_a_guess_is_no_leak(tmp_path):
+    """A subspace that names the same class for all reaches the same in every trial, above chance or below."""
+
+    def collapsed(params, rng):
+        return {("style_probe_accuracy", "", "", name): 0.103 for name in synthetic.MODALITIES}
+
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut, tested=collapsed)
+    assert "Chance is 0.100: no leak shows." in report(run).text
+
+
+def test_leaks_of_all_modalities_are_told_apart_from_noise_together(tmp_path):
+    def guessing(params, rng):
+        values = 0.1 + 0.01 * rng.standard_normal(3)
+        return {
+            ("style_probe_accuracy", "", "", name): float(value)
+            for name, value in zip(synthetic.MODALITIES, values, strict=True)
+        }
+
+    study = api.load(write_study(tmp_path / "run", SUBSPACES, shortcut, tested=guessing))
+    for each in study.leakage:
+        quantile = stats.t.isf(0.05 / 2 / 3, len(SUBSPACES))
+        assert each.mean.half_width == pytest.approx(quantile * each.mean.standard_error)
+
+
 def test_what_improves_downwards_favours_the_mixture_where_the_product_has_more(tmp_path):
     def tested(params, rng):
         noise = rng.standard_normal()
@@ -292,7 +320,52 @@ def test_what_improves_downwards_favours_the_mixture_where_the_product_has_more(
 def test_report_of_one_trial_compares_nothing(tmp_path):
     page = report(write_study(tmp_path / "run", SUBSPACES[:1], shortcut, replicates=1))
     assert "The only config is style_dim = 0, beta = 0.5" in page.text
-    assert "too few configs have completed" in page.text
+    assert "Effects of the swept fields cannot be told yet: too few configs have completed" in page.text
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "ended_at": "2026-01-02"}))
+    assert "cannot be told: too few configs" in report(tmp_path / "run").text
+
+
+def test_of_one_config_a_level_the_error_is_unknown_in_spite_of_replicates(tmp_path):
+    configs = [
+        {"objective.name": name, "training.learning_rate": rate}
+        for name, rate in (("mmjsd", 1e-3), ("mvae", 2e-3), ("mmvae", 3e-3))
+    ]
+    page = report(write_study(tmp_path / "run", configs, lambda params: 0.5, replicates=3))
+    assert "with one config a level nobody can say whether that is more than noise" in page.text
+    assert "n/a (one config a level)" in page.text
+    assert "one replicate" not in page.text
+    markdown = (tmp_path / "run" / "report" / "report.md").read_text()
+    (caption,) = [line for line in markdown.splitlines() if "Each factor for itself" in line and "**" in line]
+    assert caption.endswith("Intervals would need several configs a level.")
+
+
+def test_report_names_every_commit_that_trained_and_whether_its_files_had_been_changed(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES[:2], shortcut)
+    assert "0123456 with" not in report(run).text
+    for path in sorted((run / "results" / "trials").glob("*.parquet"))[:3]:
+        table = pq.read_table(path)
+        for name, value in (("commit", "fedcba9"), ("dirty", True)):
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(name), [[value]])
+        pq.write_table(table, path)
+    text = report(run).text
+    assert "fedcba9 with uncommitted changes (3 trials)" in text
+    assert "0123456 (1 trial)" in text
+    assert "Not all trials of the study were trained by the same code: see its commits." in text
+    assert "The code had uncommitted changes when the study ran." in text
+
+
+def test_report_sets_quality_against_coherence_where_it_is_measured(tmp_path):
+    def tested(params, rng):
+        noise = rng.standard_normal()
+        found = {("log_likelihood", "product", "mnist+svhn+text", "joint"): -1800 + noise}
+        return found | {("frechet_distance", "", "", name): 40 + noise for name in ("mnist", "svhn")}
+
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut, tested=tested)
+    text = report(run).text
+    assert "Mean coherence against log likelihood" in text
+    assert "Mean coherence against frechet distance" in text
 
 
 def test_report_of_a_study_that_sweeps_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """The command line of reports: what it refuses, in one sentence, and what it does without."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,44 @@ def test_command_imports_neither_torch_nor_ray(subspaces):
         [sys.executable, "-c", script, str(subspaces)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-2:] == ["[]", "False"]
+
+
+def test_command_leaves_a_users_own_figures_and_tables_alone(tmp_path, capsys):
+    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
+    paper = tmp_path / "paper"
+    for name in ("figures/architecture.svg", "tables/hand.tex"):
+        (paper / name).parent.mkdir(parents=True)
+        (paper / name).write_text("mine")
+        assert main([str(run), "--out", str(paper)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"{paper} holds {name}, which no report wrote; choose another --out" in error
+        assert (paper / name).read_text() == "mine"
+        (paper / name).unlink()
+    for _ in range(2):
+        assert main([str(run), "--out", str(paper)]) == 0
+        (paper / "figures" / "weights_1.svg").write_text("old")
+    assert main([str(run), "--out", str(paper)]) == 0
+    assert not (paper / "figures" / "weights_1.svg").exists()
+
+
+@pytest.mark.parametrize("name", ["run", "study.json", "trials", "trial"])
+def test_command_names_what_may_not_be_read_and_does_not_call_it_damaged(tmp_path, capsys, monkeypatch, name):
+    run = write_study(tmp_path / "run", SUBSPACES[:1], shortcut)
+    closed = {"run": run, "study.json": run / "study.json"}
+    closed["trials"] = run / "results" / "trials"
+    closed["trial"] = next(closed["trials"].glob("*.parquet"))
+
+    def refused(method):
+        def refuse(path, *rest, **named):
+            if path == closed[name]:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return method(path, *rest, **named)
+
+        return refuse
+
+    for method in ("is_dir", "iterdir", "read_text", "read_bytes"):
+        monkeypatch.setattr(Path, method, refused(getattr(Path, method)))
+    assert main([str(run)]) == 2
+    told = f"error: {closed[name]} cannot be read (Permission denied); make it readable and try again\n"
+    assert capsys.readouterr().err == told

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from analysis.provenance import commands
 from mmjsd import data as datasets
 from study import manifest, store
 from study.config import PRESETS, ClusterError
@@ -71,6 +73,27 @@ def test_sets_the_size_of_all_modalities_or_of_one(tuner):
     assert tuner.study.base.model.style_dim == {"mnist": 1, "svhn": 2, "text": 3}
     start("--space fusion --out e --objective.weights 0.3 0.3 0.2 0.2")
     assert tuner.study.base.objective.weights == (0.3, 0.3, 0.2, 0.2)
+
+
+def test_a_part_counts_beside_its_whole_and_both_more_than_in_the_space(tuner):
+    text = "from study.space import *\nSPACE = SearchSpace({}, base={%s})\n"
+    Path("part.py").write_text(text % "'model.style_dim.svhn': 2")
+    start("--space part.py --out a --model.style_dim 8 --model.style_dim.svhn 3")
+    assert tuner.study.base.model.style_dim == {"mnist": 8, "svhn": 3, "text": 8}
+    Path("both.py").write_text(text % "'model.style_dim': 4, 'model.style_dim.svhn': 2")
+    start("--space both.py --out b --model.style_dim 8")
+    assert tuner.study.base.model.style_dim == 8
+
+
+def test_configs_of_a_grid_that_cannot_be_are_skipped_and_counted(tuner, caplog):
+    domains = (
+        "{'objective.name': Choice(('mmvae', 'mmjsd')), 'objective.importance_samples': Choice((None, 4))}"
+    )
+    Path("cross.py").write_text(f"from study.space import *\nSPACE = SearchSpace({domains})\n")
+    with caplog.at_level("INFO"):
+        assert start("--space cross.py --confirm 9") == 0
+    assert "1 config of the grid cannot be and will be skipped: importance_samples" in caplog.text
+    assert (tuner.study.trials, tuner.study.confirm) == (4, 2)  # of three configs one is the base config
 
 
 def test_a_field_of_the_command_line_is_no_longer_varied(tuner):
@@ -334,14 +357,105 @@ def test_failed_trials_come_with_the_way_to_try_them_again(tuner, caplog):
     assert caplog.text.count("--resume --retry failed tries the failed ones again") == 2
 
 
-def test_an_interrupt_while_data_are_prepared_leaves_no_study(monkeypatch):
+def test_a_study_for_which_a_cluster_has_no_room_leaves_the_folder_free(tuner, capsys):
+    tuner.error = ClusterError("the cluster has no room")
+    assert refused(capsys, "--space smoke") == "the cluster has no room"
+    tuner.error = None
+    assert start("--space smoke") == 0
+    tuner.error = ClusterError("the cluster has no room")
+    assert refused(capsys, "--space smoke --resume") == "the cluster has no room"
+    Path("runs/other/results").mkdir(parents=True)
+    assert json.loads(Path("runs/smoke/study.json").read_text())["study"] == "smoke"
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "study.json"])
+def test_a_disk_that_is_full_at_the_start_costs_one_more_start(monkeypatch, capsys, file):
+    def replace(source, target):
+        if target.name == file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        source.rename(target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace)
+        assert start("--space smoke") == 1
+    told = capsys.readouterr().err
+    assert told == "error: no space left; free some, and the same command starts again\n"
+    assert not list(Path("runs/smoke").glob(".*.json.*"))
+    assert start("--space smoke") == 0
+
+
+def test_a_replay_that_is_interrupted_starts_again(monkeypatch, capsys):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "study.replay", SimpleNamespace(replay=interrupt))
+    assert start("--replay runs/smoke/abc-r0") == 130
+    assert capsys.readouterr().err == "interrupted; the same command starts again\n"
+
+
+def test_an_interrupt_while_data_are_prepared_leaves_no_study(monkeypatch, capsys):
     def interrupt(name, folder, progress):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(datasets, "load", interrupt)
         assert start("--space smoke") == 130
+    assert capsys.readouterr().err == "interrupted; the same command starts again\n"
     assert start("--space smoke") == 0
+
+
+def test_the_commands_of_a_report_make_the_study_what_it_became(tuner, tmp_path, monkeypatch):
+    for options in ("--trials 1 --seed 3", "--resume", "--trials 2 --resume", "--replicates 3 --resume"):
+        assert start(f"--space subspaces --out own {options}") == 0
+    study, record = (json.loads(Path("own", name).read_text()) for name in ("study.json", "manifest.json"))
+    lines = commands(SimpleNamespace(runs=[SimpleNamespace(study=study, manifest=record)])).splitlines()
+    words = [line.removeprefix("python study/run.py ") for line in lines]
+    assert [each.partition("own ")[2] for each in words] == [
+        "--trials 1 --seed 3",
+        "--trials 2 --resume",
+        "--replicates 3 --resume",
+    ]
+    assert start(words[-1]) == 0
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    assert [start(each) for each in words] == [0, 0, 0]
+    again = json.loads(Path("own", "study.json").read_text())
+    assert again | {"started_at": study["started_at"]} == study
+
+
+def test_each_session_keeps_the_code_that_it_ran(tuner, tmp_path, monkeypatch):
+    def git(*arguments, at="code", **more):
+        author = ["-c", "user.name=of-nobody", "-c", "user.email=of-nobody@example.org"]
+        subprocess.run(
+            ["git", *author, *arguments], cwd=tmp_path / at, check=True, capture_output=True, **more
+        )
+
+    code = tmp_path / "code"
+    code.mkdir()
+    git("init")
+    (code / "old.py").write_text("first = 1\n")
+    git("add", ".")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(manifest, "__file__", str(code / "study" / "manifest.py"))
+    assert start("--space smoke --out own") == 0
+    (code / "old.py").write_text("second = 2\n")
+    (code / "new.py").write_text("third = 3\n")
+    (code / "data.npz").write_bytes(bytes(1000))
+    assert start("--space smoke --out own --resume") == 0
+    record = json.loads((tmp_path / "own" / "manifest.json").read_text())
+    (session,) = record["resumed"]
+    assert (record["dirty"], record["diff"], session["dirty"]) == (False, "", True)
+    assert session["versions"] == record["versions"]
+    git("clone", "code", "copy", at=".")
+    git("apply", at="copy", input=session["diff"].encode())
+    texts = {file.name: file.read_text() for file in (tmp_path / "copy").glob("*.py")}
+    assert texts == {"old.py": "second = 2\n", "new.py": "third = 3\n"}
+    assert "data.npz" not in session["diff"]
+
+
+def test_make_study_is_of_the_size_that_it_promises():
+    told = subprocess.run(["make", "-n", "study"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "study/run.py --space subspaces --preset laptop" in told.stdout
 
 
 def run(*argv, cwd):

@@ -1,15 +1,19 @@
 """The study's search: serves every (config, replicate) once, whatever happened before."""
 
 import dataclasses
+import json
 import math
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import optuna
 import pandas as pd
 import pytest
 
+from mmjsd.metrics import Score
 from study import store
 from study.config import Study, TrialConfig
+from study.record import identity, record_end
 from study.search import Search
 from study.space import Cases, Choice, Integer, SearchSpace, Simplex, Uniform
 
@@ -53,7 +57,7 @@ def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="no
     return dataclasses.replace(made, **changes)
 
 
-def end(search, trial, value, state="COMPLETE"):
+def end(search, trial, value, state="COMPLETE", **columns):
     """What a trial's process and the tuner do when it ends."""
     now = datetime.now(UTC)
     texts = dict.fromkeys(("study", "space", "error", "device", "host", "commit", "objective_metric"), "")
@@ -74,6 +78,7 @@ def end(search, trial, value, state="COMPLETE"):
         "versions": "{}",
         "objective_value": value,
         "config": "{}",
+        **columns,
     }
     further = {}
     if isinstance(value, tuple):
@@ -193,6 +198,51 @@ def test_device_seconds_are_summed_over_sessions(tmp_path):
     assert again.device_s == 4
 
 
+def begun(trial, device_s, started_at=1.5):
+    """The checkpoint of a trial that has not ended."""
+    path = trial.checkpoints / "epoch-000003"
+    path.mkdir(parents=True, exist_ok=True)
+    notes = {"epoch": 3, "wall_s": device_s, "device_s": device_s, "started_at": started_at}
+    (path / "epoch.json").write_text(json.dumps({"epoch": 3, "notes": notes}))
+
+
+@pytest.mark.parametrize(("anew", "lost_s"), [(False, None), (True, 50.0)])
+def test_what_an_interrupted_trial_has_taken_counts_once(tmp_path, anew, lost_s):
+    """Before it has ended, and then in its row, if it starts anew as lost."""
+    made = study(tmp_path, trials=1, replicates=1)
+    begun(Search(made).next(), 30.0)
+    assert Search(made).device_s == 30
+    begun(Search(made).next(), 50.0)  # a second session, from where the first was
+    search = Search(made)
+    assert search.device_s == 50
+    trial = search.next()
+    begun(trial, 70.0, started_at=9.5 if anew else 1.5)
+    record_end(trial, "STOPPED")
+    search.ended(trial)
+    assert store.read_trial(tmp_path, trial.trial_id)["lost_s"] == lost_s
+    assert search.device_s == Search(made).device_s == 70 + (lost_s or 0)
+
+
+def test_what_an_earlier_try_has_taken_is_kept_by_a_kill_after_the_row(tmp_path):
+    made = study(tmp_path, trials=1, replicates=1)
+    search = Search(made)
+    end(search, search.next(), None, "FAILED")
+    trial = Search(dataclasses.replace(made, retry=("failed",))).next()
+    end(SimpleNamespace(ended=lambda trial: None), trial, 0.5)  # of which the study takes no note
+    for _ in range(2):
+        assert Search(made).device_s == 2
+        assert store.read_trial(tmp_path, trial.trial_id)["lost_s"] == 1
+
+
+def test_packages_that_only_a_trials_process_has_are_told_once(tmp_path, caplog):
+    own = {"ray": "2.60.0", "torch": "2.14.1"}
+    search = Search(study(tmp_path, trials=2, versions=json.dumps(own)))
+    for found in (own, {**own, "torch": "2.13.0"}, {**own, "torch": "2.12.0"}):
+        end(search, search.next(), 0.5, versions=json.dumps(found), host="node-7")
+    (told,) = caplog.messages
+    assert told.endswith("on node-7 with torch 2.13.0, not 2.14.1; give all nodes the same packages")
+
+
 def test_weights_can_be_read_in_optuna(tmp_path):
     space = SearchSpace({"objective.weights": Simplex(4)})
     trial = Search(study(tmp_path, space, "random", trials=1)).next()
@@ -300,6 +350,17 @@ def test_what_was_measured_of_a_trial_and_deleted_is_trained_again(tmp_path):
     assert Search(study(tmp_path, LINE, "random")).num_missing == 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_qmc_draws_a_field_of_one_case_anew_each_time(tmp_path, caplog, seed):
+    """Though the first config, which decides what its sequence is about, may lack it."""
+    cases = Cases({"no": {"model.style_dim": 0}, "yes": {"objective.beta_style": Uniform(0.5, 8.0)}})
+    space = SearchSpace({"subspaces": cases, "objective.beta": Uniform(0.5, 8.0)})
+    served = run(Search(study(tmp_path, space, "qmc", 12, 1, seed=seed)))
+    drawn = [trial.params.get("objective.beta_style") for trial in served]
+    assert len({*drawn} - {None}) == 12 - drawn.count(None) >= 4
+    assert not caplog.messages
+
+
 def test_a_trial_travels_with_its_seeded_config(tmp_path):
     trial = Search(study(tmp_path)).next()
     expected = TrialConfig().with_fields(trial.params).for_replicate(3, 0)
@@ -374,6 +435,43 @@ def test_an_epoch_that_is_repeated_after_a_crash_is_reported_once(tmp_path, recw
     assert not search.reported(trial, 1, 0.5)
     assert optuna_trials(tmp_path)[0].intermediate_values == {1: 0.5}
     assert not recwarn.list
+
+
+def measured(trial, *values):
+    """What a trial's process writes: the first objective, epoch by epoch."""
+    columns = ("study", "trial_id", "config_hash", "replicate")
+    known = {name: value for name, value in identity(trial).items() if name in columns}
+    score = {**vars(Score("mean_coherence", 0.0, None, 9, "product")), "split": "validation"}
+    rows = [{**known, **score, "epoch": epoch, "value": value} for epoch, value in enumerate(values, 1)]
+    store.write_measurements(trial.out, trial.trial_id, [row | {"attribute": None} for row in rows])
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_an_epoch_that_a_killed_study_had_not_judged_is_judged(tmp_path, repeats):
+    def behind(out):
+        """A fourth config after three good ones, and what Optuna knows of it."""
+        search = Search(stopping(out))
+        for value in (0.5, 0.6, 0.7):
+            for trial in (search.next(), search.next()):
+                curve(search, trial, [value] * 3)
+                end(search, trial, value)
+        return search, search.next(), search.next()
+
+    search, first, second = behind(tmp_path / "whole")
+    assert not search.reported(first, 1, 0.1)
+    assert search.reported(second, 1, 0.1)
+
+    search, first, second = behind(tmp_path / "killed")
+    search.reported(first, 1, 0.1)
+    measured(first, 0.1)
+    measured(second, 0.1)  # and the study is killed before it hears
+    search = Search(stopping(tmp_path / "killed"))
+    first, second = search.next(), search.next()
+    assert search.is_stopped(second)
+    if repeats:
+        assert search.reported(second, 1, 0.1)
+    told = [optuna_trials(tmp_path / name)[3].intermediate_values for name in ("whole", "killed")]
+    assert told[0] == told[1] == {1: 0.1}
 
 
 def test_no_config_is_stopped_at_its_last_epoch_or_without_a_scheduler(tmp_path):

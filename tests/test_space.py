@@ -284,6 +284,7 @@ def test_tpe_finds_good_weights_on_the_simplex():
         (lambda: LogUniform(0, 1), "LogUniform needs low > 0, got 0"),
         (lambda: Simplex(1), "Simplex needs a size of at least 2, got 1"),
         (lambda: Simplex(4, lower=0.25), r"Simplex of size 4 needs lower in \[0, 1/4\), got 0.25"),
+        (lambda: Cases({0: {}, 4: {}}), "Cases needs strings as names, got 0; write '0'"),
         (lambda: Cases({}), "Cases needs at least one case, got none"),
         (lambda: Cases({"a": {"b": Cases({"c": {}})}}), "cannot hold further Cases, got one in the case 'a'"),
         (

@@ -46,6 +46,19 @@ def test_sqlite_serves_as_a_journal_does(tmp_path):
     serves_as_a_journal_does(tmp_path, f"sqlite:///{tmp_path}/study.db")
 
 
+def test_a_name_that_another_study_took_since_it_was_checked_is_refused(tmp_path):
+    first, second = (
+        in_database(tmp_path / name, f"sqlite:///{tmp_path}/study.db", is_new=True) for name in ("a", "b")
+    )
+    for made in (first, second):
+        check_storage(made, is_new=True)
+    search = Search(first)
+    with pytest.raises(ValueError, match="already holds a study 'test'; the last part of --out"):
+        Search(second)
+    run(search, limit=3)
+    assert Search(dataclasses.replace(first, is_new=False)).num_missing == 5
+
+
 def test_a_journal_whose_last_line_was_cut_off_goes_on_without_it(tmp_path):
     served = run(Search(study(tmp_path, LINE, "random")), limit=7)
     journal = tmp_path / "optuna.journal"

@@ -21,6 +21,9 @@ from tests.nodes import kill_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 
+LENGTH = ("--training.epochs", "4", "--evaluation.every", "2")
+"""Options of the studies that are held against the undisturbed one."""
+
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
@@ -53,7 +56,7 @@ def replayed(environment, path):
 def undisturbed(environment, tmp_path_factory):
     """A smoke study that nothing disturbs: its folder and what it said."""
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    return out, run(environment, out, "--training.epochs", "4")
+    return out, run(environment, out, *LENGTH)
 
 
 def measurements(out):
@@ -119,7 +122,7 @@ def test_each_trial_leaves_a_model_pictures_and_its_curves(undisturbed):
 
 def test_replicates_and_configs_in_one_pack_learn_what_they_learn_alone(undisturbed, environment, tmp_path):
     alone, out = undisturbed[0], tmp_path / "packed"
-    said = run(environment, out, "--training.epochs", "4", "--pack", "4", "--max-concurrent", "1")
+    said = run(environment, out, *LENGTH, "--pack", "4", "--max-concurrent", "1")
     assert "4 trials complete, 0 diverged, 0 failed" in said.stdout, said.stderr
     for row in trials(out).values():  # rows are written one after the other
         assert row["device_s"] == pytest.approx(row["wall_s"] / 4, rel=0.05)
@@ -143,7 +146,7 @@ def test_a_study_does_not_wait_for_a_ray_that_a_killed_one_has_left(environment,
 def test_a_finished_study_is_not_trained_again(undisturbed, environment):
     out, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.parquet")}
-    said = run(environment, out, "--training.epochs", "4", "--resume")
+    said = run(environment, out, *LENGTH, "--resume")
     assert said.returncode == 0, said.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("*.parquet")}
 
@@ -180,7 +183,7 @@ def test_a_replay_tells_numbers_that_differ(undisturbed, environment, tmp_path):
 def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed, environment, tmp_path):
     expected, _ = undisturbed
     out, flag = tmp_path / "killed", tmp_path / "flag"
-    options = ("--training.epochs", "4", "--max-concurrent", "2")
+    options = (*LENGTH, "--max-concurrent", "2")
     faulty = [sys.executable, "-m", "tests.faulty", "between", "wait", str(flag)]
     process = subprocess.Popen([*faulty, *command(out, *options)[2:]], cwd=ROOT, env=environment)
     deadline = time.monotonic() + 200
@@ -213,7 +216,7 @@ def test_a_killed_study_resumes_to_the_values_of_an_undisturbed_one(undisturbed,
 def test_two_workers_measure_what_one_does_and_stay_for_the_next_trial(undisturbed, environment, tmp_path):
     expected, _ = undisturbed
     out = tmp_path / "two"
-    options = ("--training.epochs", "4", "--workers", "2", "--trials", "1")
+    options = (*LENGTH, "--workers", "2", "--trials", "1")
     said = run(environment, out, *options)
     assert said.returncode == 0, said.stderr
     shared, alone = measurements(out), measurements(expected)

@@ -1,9 +1,11 @@
 """The tuner decides, without starting Ray: when a budget is spent, and whether there is anything to await."""
 
+import dataclasses
 import math
 import os
 import pickle
 import platform
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,8 @@ from study import tuner
 from study.config import ClusterError
 from study.files import FilesError
 from study.mirror import Mirror
+from study.search import Search
+from tests.test_search import end, study
 
 
 class Clock:
@@ -88,6 +92,75 @@ def test_no_trial_starts_once_ended_and_running_trials_have_taken_the_device_sec
     assert made.suggest("c") == Searcher.FINISHED
     clock.now, search.device_s = 0.0, 0.0  # ended sooner than they looked
     assert made.budget_is_spent
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """Runs studies without Ray: what its tuner does is played by a function of searcher and scheduler."""
+
+    def run(study, play):
+        class Tuner:
+            def __init__(self, trainable, *, tune_config, run_config):
+                self.config = tune_config
+
+            def fit(self):
+                play(self.config.search_alg, self.config.scheduler)
+
+        monkeypatch.setattr(tuner, "_join_or_start", lambda study: False)
+        monkeypatch.setattr(tuner, "_concurrency", lambda study: 1)
+        monkeypatch.setattr(tuner, "_cpus_of_a_node", lambda: 1)
+        monkeypatch.setattr(tuner, "_available", lambda resource: 1)
+        monkeypatch.setattr(tuner.tune, "Tuner", Tuner)
+        return tuner.run_study(study)
+
+    return run
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_study_that_is_interrupted_after_its_budget_is_not_done(tmp_path, clock, played, ends):
+    def play(searcher, _):
+        (trial,) = searcher.suggest("a")["trials"]
+        clock.now = 11.0
+        assert searcher.suggest("b") == Searcher.FINISHED
+        if ends:
+            end(SimpleNamespace(ended=lambda trial: None), trial, 0.5)
+            searcher.on_trial_complete("a", {"done": True})
+
+    outcome = played(study(tmp_path, budget_s=10.0), play)
+    assert (outcome.missing, outcome.budget_is_spent) == ((11, True) if ends else (12, False))
+
+
+def in_database(out, options="timeout=0.01"):
+    """A study whose database, which another has made, waits for no lock."""
+    url = f"sqlite:///file:{out}/study.db?uri=true"
+    made = study(out / "test", replicates=1, storage=url)
+    Search(dataclasses.replace(made, name="other"))
+    return dataclasses.replace(made, storage=f"{url}&{options}")
+
+
+def test_a_database_that_goes_silent_ends_the_study_with_a_sentence_and_loses_nothing(tmp_path, played):
+    made = in_database(tmp_path)
+    other = sqlite3.connect(tmp_path / "study.db")
+
+    def play(searcher, scheduler):
+        (trial,) = searcher.suggest("a")["trials"]
+        other.execute("begin exclusive")
+        result = flatten_dict({"epoch": 1, "shown": {trial.trial_id: 0.5}})
+        told = scheduler.on_trial_result(None, SimpleNamespace(config={"trials": [trial]}), result)
+        assert told == scheduler.CONTINUE
+        end(SimpleNamespace(ended=lambda trial: None), trial, 0.5)
+        searcher.on_trial_complete("a", {"done": True})  # left to another time
+        assert searcher.suggest("b") == Searcher.FINISHED
+
+    with pytest.raises(FilesError, match=r"^the database of --storage does not answer, or refuses$"):
+        played(made, play)
+    other.rollback()
+    assert Search(made).num_missing == 5
+
+
+def test_a_database_that_refuses_when_the_study_opens_it_is_told_in_a_sentence(tmp_path, played):
+    with pytest.raises(FilesError, match=r"^the database of --storage does not answer, or refuses$"):
+        played(in_database(tmp_path, "mode=ro"), None)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Reports of unusual studies: that repeat configs, lack fields, draw them in some cases, or are compared."""
 
 import json
+import re
 
 import numpy as np
 
+from analysis import api
 from analysis.figures import _shown_by_look
 from analysis.findings import find
 from analysis.reading import load
@@ -187,3 +189,48 @@ def test_weights_of_simplexes_of_other_sizes_are_told_apart(tmp_path):
         assert len(found) == 7
         assert {each.correlation.num_configs for each in found} == {8}
         write_report(*order, out=tmp_path / "both")
+
+
+def test_pictures_of_runs_are_links_whatever_the_folders_are_called(tmp_path):
+    runs = []
+    for name, dataset in (("a (b) c", "digits"), ("d e", "faces")):
+        runs.append(write_study(tmp_path / name, SUBSPACES[:2], shortcut, dataset=dataset))
+        for trial in load(runs[-1]).trials:
+            trial.samples.mkdir(parents=True)
+            trial.overview.write_bytes(b"\x89PNG not really")
+    folder = write_report(*runs, out=tmp_path / "both").parent
+    links = re.findall(r"\]\((\S+)\)\n", (folder / "report.md").read_text())
+    pictures = [link for link in links if "samples_" in link]
+    assert len(pictures) == 3
+    assert all((folder / link).exists() for link in links)
+
+
+def test_weights_that_two_decimals_do_not_tell_apart_have_three(tmp_path):
+    weights = [(0.333, 0.333, 0.333, 0.001), (0.332, 0.332, 0.332, 0.004), (0.25, 0.25, 0.25, 0.25)]
+    run = write_study(
+        tmp_path / "run",
+        [{"objective.weights": each} for each in weights],
+        lambda params: 0.5 + params["objective.weights"][-1],
+    )
+    text = report(run).text
+    for label in (
+        "0.333 / 0.333 / 0.333 / 0.001",
+        "0.332 / 0.332 / 0.332 / 0.004",
+        "0.25 / 0.25 / 0.25 / 0.25",
+    ):
+        assert label in text
+    assert "mnist 0.25, svhn 0.25, text 0.25, prior 0.25" in text
+
+
+def test_a_case_may_be_called_config(tmp_path):
+    cases = {"narrow": {"model.width": 0.5}, "wide": {"model.width": 1.0}}
+    run = write_study(
+        tmp_path / "run",
+        grid(config=tuple(cases), objective__beta=(1.0, 2.0)),
+        lambda params: 0.5,
+        study={"domains": {"config": {"type": "Cases", "options": list(cases), "cases": cases}}},
+    )
+    study = api.load(run)
+    assert study.configs["config"].tolist() == [1, 2, 3, 4]
+    assert study.pivot("mean_coherence").index.tolist() == [1, 2, 3, 4]
+    assert set(study.effects("config")["level"]) == set(cases)
