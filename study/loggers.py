@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -118,18 +119,23 @@ class Loggers:
 
     def _knows_end(self, name: Logger, row: Row) -> bool:
         """Whether a logger was told how a trial ended: a note says of which end, since one may be retried."""
-        note = self._out / "logged" / name / row["trial_id"]
+        note = self._note(name, row)
         return "state" in row and note.exists() and note.read_text() == row["finished_at"].isoformat()
 
     def _earlier(self, name: Logger, row: Row) -> str:
         """Names the try before, whose end the logger was told; empty for the first."""
-        note = self._out / "logged" / name / row["trial_id"]
+        note = self._note(name, row)
         return hashlib.sha256(note.read_bytes()).hexdigest()[:8] if note.exists() else ""
 
     def _note_end(self, name: Logger, row: Row) -> None:
-        note = self._out / "logged" / name / row["trial_id"]
+        note = self._note(name, row)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(row["finished_at"].isoformat())
+
+    def _note(self, name: Logger, row: Row) -> Path:
+        """Says which end of a trial a logger was told; it travels unless that stays on this machine."""
+        folder = ".logged" if self._loggers[name].is_here else "logged"
+        return self._out / folder / name / str(row["trial_id"])
 
 
 def check_loggers(study: Study) -> None:
@@ -171,6 +177,9 @@ class _Run(Protocol):
 class _Logger(Protocol):
     """Where a study is shown."""
 
+    is_here: bool
+    """Whether that is in the study's folder on this machine."""
+
     def __init__(self, study: Study) -> None: ...
 
     def open(self, row: Row, earlier: str) -> _Run:
@@ -186,8 +195,7 @@ class _Mlflow:
     """An experiment with the study's name, in a file in its folder or where MLFLOW_TRACKING_URI says."""
 
     def __init__(self, study: Study) -> None:
-        if "MLFLOW_TRACKING_URI" not in os.environ and not (study.out / "mlflow.db").exists():
-            _forget_ends(study, "mlflow")
+        self.is_here = "MLFLOW_TRACKING_URI" not in os.environ
         self._client = _mlflow_client(study)
         self._study_id = _study_id(study)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", study.name)
@@ -269,8 +277,7 @@ class _Wandb:
         self._mode: Any = os.environ.get("WANDB_MODE")
         if self._mode is None:
             self._mode = "online" if wandb.login(prompt=False) else "offline"
-        if self._mode == "offline" and not (study.out / "wandb").exists():
-            _forget_ends(study, "wandb")
+        self.is_here = self._mode == "offline"
 
     def open(self, row: Row, earlier: str) -> "_WandbRun":
         name = "-".join(filter(None, (row["trial_id"], self._study_id, earlier)))
@@ -321,11 +328,6 @@ def _study_id(study: Study) -> str:
     """Tells a study from one of the same name that was begun at another time."""
     begun = json.loads((study.out / "study.json").read_text(encoding="utf-8"))["started_at"]
     return hashlib.sha256(f"{study.where}/{begun}".encode()).hexdigest()[:8]
-
-
-def _forget_ends(study: Study, name: Logger) -> None:
-    """What a logger keeps in the study's folder has stayed on another machine: here all is told anew."""
-    shutil.rmtree(study.out / "logged" / name, ignore_errors=True)
 
 
 def _labels(row: Row) -> dict[str, str]:

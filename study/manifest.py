@@ -95,13 +95,16 @@ def stored_values(out: Path, resume: bool, remote: str | None = None) -> dict[st
     Raises:
         ValueError: if a study is to start in a folder that is taken, or there is none to resume.
     """
+
+    def read(name: str) -> bytes | None:
+        if remote is not None:
+            return Bucket(remote).read(name)
+        return (out / name).read_bytes() if (out / name).is_file() else None
+
     where: Path | str = remote or out
     file = f"{where}/study.json"
-    if remote is None:
-        require(out.is_dir() or not out.exists(), f"{out} is a file; choose a folder for --out")
-        text = (out / "study.json").read_bytes() if (out / "study.json").is_file() else None
-    else:
-        text = Bucket(remote).read("study.json")
+    require(bool(remote) or out.is_dir() or not out.exists(), f"{out} is a file; choose a folder for --out")
+    text = read("study.json")
     if not resume:
         advice = "add --resume to go on with it, or choose another --out"
         require(text is None, f"{where} already holds a study; {advice}")
@@ -109,7 +112,9 @@ def stored_values(out: Path, resume: bool, remote: str | None = None) -> dict[st
             names = [path.name for path in out.iterdir()] if out.is_dir() else []
         else:
             names = [entry.name for entry in Bucket(remote).entries()]
-        taken = any(name not in (CLAIM, "manifest.json") and not name.startswith(".") for name in names)
+        begun = b'"resumed"' in (read("manifest.json") or b"")  # a study that came no further
+        known = (CLAIM, *["manifest.json"] * begun)
+        taken = any(name not in known and not name.startswith(".") for name in names)
         require(not taken, f"{where} is not empty and holds no study; choose another --out")
         return None
     if text is None:

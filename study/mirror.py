@@ -107,6 +107,7 @@ class Mirror:
             self._begun = self._read_begun()
             return
         self.push(*_RUN)
+        self.fetch(("logged/",))  # which notes what need not be brought again
         self._kept |= {entry.name for entry in self._bucket.entries("results/trials")}
         for entry in self._bucket.entries("checkpoints"):
             self._know_checkpoint(entry.name)
@@ -148,7 +149,8 @@ class Mirror:
             path.unlink()
 
     def push_row(self, trial_id: str) -> None:
-        """Bring the row of a trial that could not write one itself."""
+        """Bring the row of a trial that could not write one itself, or that counts an earlier try."""
+        self.push("earlier.json")  # first: it tells that try's time from what the row counts
         self._push(_row(trial_id))
         self._kept.add(_row(trial_id))
 
@@ -225,7 +227,12 @@ class Mirror:
         for local in self._names(name) if name.endswith("/") else [name]:
             if local not in known:
                 (self.folder / local).unlink(missing_ok=True)
-        stale = [entry.name for entry in entries if not self._has(entry)]
+        stale = []
+        for entry in entries:
+            if self._has(entry):
+                self._brought[entry.name] = _signature(self.folder / entry.name)
+            else:
+                stale.append(entry.name)
         found = set()
         for each, content in self._bucket.read_all(stale):
             self._write(each, content, known[each].mtime_ns)
@@ -288,6 +295,10 @@ class Mirror:
         names = [each.name for each in self._bucket.entries(f"checkpoints/{trial_id}")]
         for name in names:
             self._know_checkpoint(name)
+        for note in (self.folder / "checkpoints" / trial_id).glob(f"*/{_LAST}"):
+            is_alone = len(list(note.parent.iterdir())) == 1  # else a trial of this machine has it
+            if is_alone and note.relative_to(self.folder).as_posix() not in names:
+                shutil.rmtree(note.parent)
         whole = max((name for name in names if name.endswith(f"/{_LAST}")), default=None)
         if whole is not None and not (self.folder / whole).exists():
             self.fetch((whole,))

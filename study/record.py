@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import math
 import os
 import re
@@ -32,8 +31,6 @@ from study import manifest, store
 from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, own_objective, trial_id
 from study.files import FilesError
 from study.trial import Measurement, Rescue, run_pack
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,8 +191,6 @@ def _usable_checkpoint(trial: Trial, device: torch.device) -> Path | None:
     except ValueError:
         return None
     if before is not None and (num_threads(before) is not None) != (device.type == "cpu"):
-        told = "trial %s starts anew on this %s, as its checkpoint is of another kind of device (%s)"
-        _log.warning(told, trial.trial_id, device.type, before)
         return None
     return path if len({row["epoch"] for row in rows if row["epoch"] <= state.epoch}) == state.epoch else None
 
@@ -405,12 +400,12 @@ def record_end(trial: Trial, state: store.State, error: str = "") -> None:
 
 
 def begun_try(trial: Trial) -> dict[str, Any] | None:
-    """By its last checkpoint, what a trial that has not ended has taken, and when it began."""
+    """By its last checkpoint, what a trial that has not ended has taken, when it began, and where."""
     notes = _last_notes(trial)
     if "started_at" not in notes:
         return None
     began = datetime.fromtimestamp(notes["started_at"], UTC).isoformat()
-    return {"device_s": _device_s(trial, notes), "started_at": began}
+    return {"device_s": _device_s(trial, notes), "started_at": began, "device": notes.get("device")}
 
 
 def _last_notes(trial: Trial) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from study.config import (
     objective_curve,
     trial_id,
 )
-from study.record import Trial, begun_try
+from study.record import Trial, begun_try, num_threads
 from study.storage import open_study
 from study.tidy import Checkpoints, Values
 from study.trial import can_pack
@@ -91,13 +91,17 @@ class Search:
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
         self._earlier_file = study.out / "earlier.json"
         self._earlier = _read_earlier(self._earlier_file)
-        """By trial that an earlier session or try has begun, what that has taken, and when it began."""
+        """By trial that an earlier session or try has begun, what that has taken, and when it began.
+
+        With the `end` of the trial's row, once that counts it, and the `lost_s` that the row then has.
+        """
 
         self.device_s = sum(map(_device_s, self._earlier.values()))
         """Device-seconds that trials have taken, over all sessions, with those that were lost."""
 
-        for row in ended:
-            self._charge(row)
+        self.charged = [row["trial_id"] for row in ended if self._charge(row)]
+        """Trials whose rows were told only now what earlier tries had taken."""
+
         self._checkpoints = Checkpoints(study.out / "checkpoints", study.keep_checkpoints)
         for row in ended:
             self._checkpoints.ended(row, self._values(row))
@@ -248,19 +252,27 @@ class Search:
             told = "trial %s was trained on %s with %s; give all nodes the same packages"
             _log.warning(told, row["trial_id"], row["host"], ", ".join(found))
 
-    def _charge(self, row: Mapping[str, Any]) -> None:
-        """Count what a trial has taken, and an earlier try of it unless this one has gone on from that."""
-        earlier = self._earlier.get(row["trial_id"])
+    def _charge(self, row: Mapping[str, Any]) -> bool:
+        """Count what a trial has taken, and an earlier try of it unless this one has gone on from that.
+
+        Returns:
+            Whether the row has been told of the earlier try just now.
+        """
+        name, end = row["trial_id"], row["finished_at"].isoformat()
+        earlier = self._earlier.get(name)
         if earlier is None:
             self.device_s += _device_s(row)
-            return
-        goes_on = earlier["started_at"] == row["started_at"].isoformat()
-        carried = earlier["lost_s"] + (0.0 if goes_on else earlier["device_s"])
-        if carried:
-            store.write_lost(self.study.out, row["trial_id"], (row["lost_s"] or 0.0) + carried)
-        self.device_s += _device_s(row) + carried - _device_s(earlier)
-        del self._earlier[row["trial_id"]]
-        self._write_earlier()
+            return False
+        if earlier.get("end") != end:
+            goes_on = earlier["started_at"] == row["started_at"].isoformat()
+            carried = earlier["lost_s"] + (0.0 if goes_on else earlier["device_s"])
+            earlier |= {"end": end, "row_lost_s": (row["lost_s"] or 0.0) + carried}
+            self._write_earlier()  # before the row, so that whatever is cut off, it is told once
+        is_told = earlier["row_lost_s"] == (row["lost_s"] or 0.0)
+        if not is_told:
+            store.write_lost(self.study.out, name, earlier["row_lost_s"])
+        self.device_s += row["device_s"] + earlier["row_lost_s"] - earlier["device_s"] - earlier["lost_s"]
+        return not is_told
 
     def _write_earlier(self) -> None:
         temporary = self._earlier_file.with_name(f".{self._earlier_file.name}")
@@ -334,6 +346,10 @@ class Search:
         begun = begun_try(trial) if store.read_trial(trial.out, trial.trial_id) is None else None
         if begun is None:
             return
+        device = begun.pop("device")
+        if device is not None and (num_threads(device) is None) != (self.study.gpus_per_worker > 0):
+            told = "trial %s starts anew, as its checkpoint is of another kind of device (%s)"
+            _log.warning(told, trial.trial_id, device)
         before = self._earlier.get(trial.trial_id, {"device_s": 0.0, "lost_s": 0.0, "started_at": ""})
         goes_on = before["started_at"] == begun["started_at"]
         taken = {**begun, "lost_s": before["lost_s"] + (0.0 if goes_on else before["device_s"])}
@@ -351,6 +367,8 @@ class Search:
                 "device_s": safe_s,
                 "lost_s": _device_s(row) - safe_s,
                 "started_at": row["started_at"].isoformat(),
+                "end": row["finished_at"].isoformat(),
+                "row_lost_s": row["lost_s"] or 0.0,
             }
             self._earlier[trial.trial_id] = taken
             self._write_earlier()

@@ -94,6 +94,8 @@ def run_study(study: Study) -> Outcome:
         search = Search(study)
     except StorageInternalError as error:
         raise FilesError(_SILENT) from error
+    for trial_id in search.charged:
+        mirror.push_row(trial_id)
     searcher = _StudySearcher(search, mirror)
     started_here = _join_or_start(study)
     try:

@@ -39,12 +39,13 @@ def plant():
     from mmjsd import train
     from study import record, store
 
-    def half(write, is_it):
-        def written(content, path, *rest, **options):
-            write(content, path, *rest, **options)
-            if is_it(content, Path(path)):
-                whole = Path(path).read_bytes()
-                Path(path).write_bytes(whole[: len(whole) // 2])
+    def half(write, path_at, is_it):
+        def written(*given, **options):
+            write(*given, **options)
+            path = Path(given[path_at])
+            if is_it(path, given[0]):
+                whole = path.read_bytes()
+                path.write_bytes(whole[: len(whole) // 2])
                 strike()
 
         return written
@@ -52,11 +53,12 @@ def plant():
     if PLACE == "start":
         strike()
     elif PLACE == "checkpoint":
-        train.save_file = half(train.save_file, lambda _, path: "epoch-000002" in str(path))
+        train.write_tensors = half(train.write_tensors, 0, lambda path, _: "epoch-000002" in str(path))
     elif PLACE == "parquet":
         store.pq.write_table = half(
             store.pq.write_table,
-            lambda table, path: path.parent.name == "measurements" and max(table["epoch"].to_pylist()) == 2,
+            1,
+            lambda path, table: path.parent.name == "measurements" and max(table["epoch"].to_pylist()) == 2,
         )
     elif PLACE == "end":
         close = record._Recorder.close

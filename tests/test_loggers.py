@@ -35,7 +35,7 @@ class Shown:
 
     def __call__(self, study):
         self.session += 1
-        return SimpleNamespace(open=self.open)
+        return SimpleNamespace(open=self.open, is_here=False)
 
     def open(self, row, earlier):
         self.tries.append(earlier)
@@ -264,10 +264,11 @@ def test_mlflows_file_that_stayed_on_another_machine_is_made_anew(tmp_path, monk
     measure(first, EPOCHS)
     end(first)
     row = store.read_trial(tmp_path, first.trial_id)
-    note = tmp_path / "logged" / "mlflow" / first.trial_id  # which came with the study
+    note = tmp_path / "logged" / "mlflow" / first.trial_id  # on a server, which came with the study
     note.parent.mkdir(parents=True)
     note.write_text(row["finished_at"].isoformat())
     opened(made)
+    assert (tmp_path / ".logged" / "mlflow" / first.trial_id).read_text() == note.read_text()
     client = tracking.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("test").experiment_id])
     assert run.data.tags["state"] == "COMPLETE"

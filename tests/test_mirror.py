@@ -406,6 +406,36 @@ def test_what_loggers_were_told_goes_with_the_study(tmp_path):
         assert (other.folder / note).read_text() == f"at {number}"
 
 
+def test_what_a_session_finds_in_the_bucket_is_not_brought_again(tmp_path, monkeypatch):
+    url = "s3://studies/once"
+    for session in ("first", "second", "third"):
+        driver = Mirror(tmp_path, url)
+        driver.open(is_new=session == "first")
+        note = tmp_path / "logged" / "mlflow" / "abc-r0"
+        note.parent.mkdir(parents=True, exist_ok=True)
+        if session == "first":
+            note.write_text("ended")
+        if session == "third":
+            monkeypatch.setattr(Bucket, "write", lambda *_: pytest.fail("written again"))
+        driver.push_run()
+        Mirror(tmp_path, url).know_run()
+
+
+def test_notes_of_a_checkpoint_that_a_trial_started_anew_from_are_dropped(tmp_path):
+    url, place = "s3://studies/anew", "checkpoints/abc-r0/epoch-000003"
+    driver, node = Mirror(tmp_path / "driver", url), Mirror(tmp_path / "node", url)
+    for name in ("model.safetensors", "epoch.json"):
+        (node.folder / place).mkdir(parents=True, exist_ok=True)
+        (node.folder / place / name).write_text("{}")
+    node.push_trial("abc-r0")
+    driver.fetch_notes("abc-r0")
+    assert driver._names("checkpoints") == [f"{place}/epoch.json"]
+    (node.folder / place).rename(node.folder / place.replace("3", "1"))
+    node.push_trial("abc-r0")
+    driver.ended("abc-r0")
+    assert driver._names("checkpoints") == [f"{place.replace('3', '1')}/epoch.json"]
+
+
 def test_without_a_url_does_nothing(tmp_path):
     mirror = Mirror(tmp_path, None)
     mirror.open(is_new=True)

@@ -122,6 +122,7 @@ BOTH = "--objectives mean_coherence log_likelihood"
             "evaluation.num_samples 2 are too few for 3 workers; raise it, or take fewer --workers",
         ),
         ("--space smoke --out file", "file is a file; choose a folder for --out"),
+        ("--space smoke --out foreign", "foreign is not empty and holds no study; choose another --out"),
         ("--space smoke --out taken", "taken is not empty and holds no study; choose another --out"),
         ("--space smoke --out file/below", "cannot write to"),
         ("--space smoke --resume", "nothing to resume: there is no"),
@@ -131,6 +132,8 @@ def test_refuses_in_one_sentence(capsys, tuner, line, sentence):
     Path("file").touch()
     Path("taken").mkdir()
     Path("taken", "letter.txt").touch()
+    Path("foreign").mkdir()
+    Path("foreign", "manifest.json").write_text('{"name": "of a web page"}')
     assert sentence in refused(capsys, line)
     assert not tuner.studies
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,3 +138,11 @@ def test_refuses_a_damaged_study_file(capsys, text):
     Path("own").mkdir()
     Path("own/study.json").write_text(text)
     assert "own/study.json is damaged: it" in refused(capsys, "--space smoke --out own --resume")
+
+
+def test_faults_of_slow_tests_are_planted_where_the_code_is(tmp_path):
+    """What they replace is there: else it shows hours later, when studies are killed for it."""
+    code = "from tests import faulty\nfor faulty.PLACE in ('checkpoint', 'parquet', 'end'): faulty.plant()"
+    command = [sys.executable, "-c", code, "none", "wait", str(tmp_path / "flag")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
