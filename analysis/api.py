@@ -54,8 +54,7 @@ class Study:
         rows = []
         for each in self.findings.configs:
             config = each.config
-            named = {"config": each.number, "config_hash": config.config_hash}
-            row = named | self._swept(config) | named  # a case may be called so, too
+            row = self._swept(config, {"config": each.number, "config_hash": config.config_hash})
             row |= {"best": each.is_best, "tied_with_best": each.tied}
             row |= {"validation_objective": config.validation}
             for column in self.findings.columns:
@@ -73,8 +72,8 @@ class Study:
                 for each in self.findings.configs:
                     if each.config.config_hash in found:
                         numbers = _numbers(found[each.config.config_hash])
-                        named = {"config": each.number}
-                        rows.append(named | self._swept(each.config) | named | quantity._asdict() | numbers)
+                        named = self._swept(each.config, {"config": each.number})
+                        rows.append(named | quantity._asdict() | numbers)
         if metric is not None and not rows:
             known = sorted({quantity.metric for quantity in self.results.last if quantity.split == split})
             raise ValueError(
@@ -104,8 +103,8 @@ class Study:
         and by how much it exceeds the base config's."""
         return pd.DataFrame(
             [
-                {"config": each.number, "config_hash": each.config.config_hash, "base": each.config.is_base}
-                | self._swept(each.config)
+                self._swept(each.config, {"config": each.number, "config_hash": each.config.config_hash})
+                | {"base": each.config.is_base}
                 | {"validation_objective": each.config.validation}
                 | _numbers(each.searched, "searched")
                 | _numbers(each.fresh, "fresh")
@@ -163,8 +162,7 @@ class Study:
         x = x or (further[0].metric if further else "reconstruction")
         return pd.DataFrame(
             [
-                {"config": point.finding.number}
-                | self._swept(point.finding.config)
+                self._swept(point.finding.config, {"config": point.finding.number})
                 | _numbers(point.x, x)
                 | _numbers(point.y, y)
                 | {"on_front": point.on_front, "attainment": point.attainment}
@@ -291,9 +289,10 @@ class Study:
         """The figure of every attribute's average precision, for the report."""
         return attribute_drawing(self.findings)
 
-    def _swept(self, config: Config) -> dict[str, Any]:
-        """A config's swept fields, by path; None where one does not apply."""
-        return {path: config.params.get(path) for path in self.results.swept}
+    def _swept(self, config: Config, named: dict[str, Any]) -> dict[str, Any]:
+        """What names a config, then its swept fields by path; None where one does not apply."""
+        swept = {path: config.params.get(path) for path in self.results.swept}
+        return named | swept | named  # a case may be called so, too
 
     def _column(self, key: str) -> Column:
         columns = {column.key: column for column in (*self.findings.columns, COST)}

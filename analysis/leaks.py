@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from matplotlib.figure import Figure
+from scipy import stats
 
 from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, plot_estimates, save
-from analysis.estimates import Estimate, estimate_mean_of_configs, pool, rank_correlation
+from analysis.estimates import CONFIDENCE, Estimate, estimate_mean_of_configs, pool, rank_correlation
 from analysis.findings import Findings
 from analysis.results import Config, Quantity, Results
 from analysis.wording import code, fixed, p_text, plural, plus_minus
@@ -23,6 +24,9 @@ class Leak:
 
     luck: float
     """By how much a guess may exceed chance on the pairs by which all trials are judged."""
+
+    is_no_guess: bool
+    """Whether a trial's own score exceeds chance by more than a guess does in any trial."""
 
     num_configs: int
     by_size: Mapping[int, Estimate]
@@ -62,12 +66,16 @@ def find_leaks(results: Results) -> list[Leak]:
                 if size
             }
             mean = estimate_mean_of_configs([values for _, values in measured], noise, num_compared)
-            found.append(Leak(modality, mean, _luck(results, quantity), len(measured), means))
+            luck, is_no_guess = _luck(results, quantity, num_compared)
+            found.append(Leak(modality, mean, luck, is_no_guess, len(measured), means))
     return found
 
 
-def _luck(results: Results, quantity: Quantity) -> float:
-    """Twice the score's own standard error, as what these pairs do to a guess is the same in all trials.
+def _luck(results: Results, quantity: Quantity, num_compared: int) -> tuple[float, bool]:
+    """By how much a guess may exceed chance in the mean over trials, and whether a trial exceeds what it may.
+
+    What the pairs do to a guess is the same in all trials at worst, so the mean has a score's own standard
+    error, times the normal quantile by Bonferroni over modalities; for each trial, over all their trials.
 
     Scores that know nothing have on average an average precision above the base rate p, too: of n samples by
     (1 - p) (H_n - 1) / (n - 1), where H_n is the sum of 1 / k for k up to n.
@@ -75,12 +83,17 @@ def _luck(results: Results, quantity: Quantity) -> float:
     rows = results.measurements
     for name, value in quantity._asdict().items():
         rows = rows[rows[name] == value]
-    luck = 2 * float(rows["standard_error"].mean())
+    errors, lift = rows["standard_error"], 0.0
     if quantity.metric != "style_probe_accuracy" and results.chance is not None:
         num_samples = int(rows["num_samples"].min())
         harmonic = sum(1 / rank for rank in range(1, num_samples + 1))
-        luck += (1 - results.chance) * (harmonic - 1) / max(1, num_samples - 1)
-    return luck
+        lift = (1 - results.chance) * (harmonic - 1) / max(1, num_samples - 1)
+    of_mean, of_trials = (
+        lift + errors * float(stats.norm.isf((1 - CONFIDENCE) / count))
+        for count in (num_compared, num_compared * len(rows))
+    )
+    is_no_guess = results.chance is not None and (rows["value"] > results.chance + of_trials).any()
+    return float(of_mean.mean()), bool(is_no_guess)
 
 
 def leak_sentences(findings: Findings, leaks: Sequence[Leak]) -> list[str]:
@@ -146,16 +159,19 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
 
 
 def _verdict(leaks: Sequence[Leak], chance: float, what: str) -> str:
-    """What exceeds chance by more than noise, and by more than a guess may on these pairs."""
-    if all(each.mean.low is None for each in leaks):
-        return "; without replicates nobody can say whether more than that is noise"
-    above = [
-        code(each.modality)
-        for each in leaks
-        if each.mean.low is not None and each.mean.low > chance + each.luck
-    ]
-    told = f"{what} leak{'s' * (what == 'the class')} into the subspace of {', '.join(above)}"
-    return f": **{told if above else 'no leak shows'}**"
+    """What exceeds chance by more than a guess may: in one trial, or in the mean and beyond noise."""
+    certain, undecided = [], []
+    for each in leaks:
+        if each.is_no_guess or (each.mean.low is not None and each.mean.low > chance + each.luck):
+            certain.append(code(each.modality))
+        elif each.mean.value > chance + each.luck:
+            undecided.append(code(each.modality))
+    told = []
+    if certain:
+        told.append(f"**{what} leak{'s' * (what == 'the class')} into the subspace of {', '.join(certain)}**")
+    if undecided:
+        told.append(f"whether more than luck is undecided for {', '.join(undecided)}")
+    return f": {'; '.join(told) or '**no leak shows**'}"
 
 
 def _correlation_sentence(findings: Findings, leaks: Sequence[Leak]) -> str:

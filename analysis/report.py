@@ -78,7 +78,7 @@ class SampleGrid:
     @property
     def name(self) -> str:
         """Of its copy among the figures."""
-        trial = re.sub(r"[^\w.-]", "_", self.trial.trial_id)
+        trial = re.sub(r"[^\w.-]|_", lambda found: f"_{ord(found[0]):x}_", self.trial.trial_id)
         return f"samples_{trial}_{self.file.name}"
 
     @property
@@ -112,11 +112,12 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
     index = folder / "index.html"
     try:
         _clear(folder, is_own=is_own and out is None)
-        _write_figures(folder / "figures", drawings, [*grids, *conditional])
-        _write_tables(folder / "tables", study, shown, environment)
+        folder.mkdir(parents=True, exist_ok=True)
         text = environment.get_template("report.md").render(context)
         (folder / "report.md").write_text(text, encoding="utf-8")
         index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
+        _write_figures(folder / "figures", drawings, [*grids, *conditional])
+        _write_tables(folder / "tables", study, shown, environment)
     except OSError as error:
         told = f"the report cannot be written to {folder} ({error.strerror}); choose another --out"
         raise ReportError(told) from error

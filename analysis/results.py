@@ -330,6 +330,7 @@ class Results:
             for quantity in self.last
             if (quantity.metric, quantity.given, quantity.split) == (metric, given, split)
             and quantity.target in ("", "joint")
+            and not quantity.attribute
         ]
         return min(found, key=lambda quantity: preference(quantity.posterior), default=None)
 

@@ -12,18 +12,21 @@ from cluster.findings import NEARLY, Finding, placeholders
 
 _NAMES = """
 account acctg-freq array batch bb bbf begin chdir cluster-constraint clusters comment constraint container
-container-id contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot
-dependency distribution error exclude exclusive export export-file extra extra-node-info get-user-env gid
-gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint hold ignore-pbs input
-job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu
-mincpus network nice no-kill no-requeue nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu
-ntasks-per-node ntasks-per-socket oom-kill-step open-mode output overcommit oversubscribe parsable partition
-prefer priority profile propagate qos quiet reboot requeue reservation resv-ports segment signal
-sockets-per-node spread-job stepmgr switches test-only thread-spec threads-per-core time time-min tmp
-tres-bind tres-per-job tres-per-task uid use-min-nodes verbose wait wait-all-nodes wckey wrap
+container-env container-id container-image container-mount-home container-mounts container-name
+container-workdir container-writable contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task
+deadline delay-boot dependency distribution error exclude exclusive export export-file extra extra-node-info
+get-user-env gid gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint hold
+ignore-pbs input job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu
+mem-per-gpu mincpus network nice no-container-mount-home no-kill no-requeue nodefile nodelist nodes ntasks
+ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket oom-kill-step open-mode output overcommit
+oversubscribe parsable partition prefer priority profile propagate qos quiet reboot requeue reservation
+resv-ports segment signal sockets-per-node spread-job stepmgr switches tasks-per-node test-only thread-spec
+threads-per-core time time-min tmp tres-bind tres-per-job tres-per-task uid use-min-nodes verbose wait
+wait-all-nodes wckey wrap
 """
 _OPTIONS = frozenset(_NAMES.split())
-"""sbatch's long options. A version may have others, so that only what is nearly one of these is told."""
+"""Long options of sbatch and of NVIDIA's pyxis. There may be others, so that only what is nearly one of these
+is told."""
 
 _LETTERS = """
 A=account B=extra-node-info C=constraint D=chdir F=nodefile G=gpus H=hold J=job-name L=licenses M=clusters
@@ -88,9 +91,10 @@ def _unknown(options: Mapping[str, str]) -> Iterator[str]:
 
 
 def _nodes(options: Mapping[str, str]) -> Iterator[str]:
-    tasks = options.get("ntasks-per-node", "1")
-    if tasks != "1":
-        yield f"--ntasks-per-node is {tasks}; expected 1, as each node runs one Ray"
+    for name in ("ntasks-per-node", "tasks-per-node"):
+        tasks = options.get(name, "1")
+        if tasks != "1":
+            yield f"--{name} is {tasks}; expected 1, as each node runs one Ray"
 
 
 def _gpus(options: Mapping[str, str], text: str) -> Iterator[str]:

@@ -93,7 +93,11 @@ def _schema(settings: Mapping[str, Any]) -> Iterator[str]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # advice on file mounts that fits no cluster of ours
-            validate_config(prepare_config(dict(settings)))
+            prepared = prepare_config(dict(settings))
+            if prepared["provider"]["type"] == "aws":  # of which `ray up` knows what a machine has
+                for node in prepared.get("available_node_types", {}).values():
+                    node.setdefault("resources", {})
+            validate_config(prepared)
     except jsonschema.ValidationError as error:
         where = ".".join(str(part) for part in error.absolute_path)
         yield f"{where}: {error.message}" if where else error.message

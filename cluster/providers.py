@@ -394,7 +394,7 @@ def _gpus(gpus_of: Callable[[Mapping[str, Any]], int], filled_in_by_ray: bool) -
     def check(settings: Settings) -> Iterator[str]:
         for name, node, config in _nodes(settings):
             has = gpus_of(config)
-            says = node["resources"].get("GPU", has if filled_in_by_ray else 0)
+            says = node.get("resources", {}).get("GPU", has if filled_in_by_ray else 0)
             machine = config.get("InstanceType") or config.get("machineType")
             if has and not says:
                 number = "their number" if has == UNKNOWN else has

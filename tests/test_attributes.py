@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from analysis.api import load
@@ -130,6 +131,16 @@ def test_frames_tell_attributes_apart(run):
     assert "attribute" not in load(folder).pivot("mean_average_precision").columns.names
 
 
+def test_no_attribute_stands_for_a_metric(run):
+    _, folder = run
+    study = load(folder)
+    with pytest.raises(ValueError, match="no column 'probe_average_precision'"):
+        study.pareto("probe_average_precision", "mean_average_precision")
+    means = study.pareto("mean_probe_average_precision")["mean_probe_average_precision"]
+    assert means.tolist() == pytest.approx([0.6 + gain + np.mean(list(RATES.values())) / 10
+                                            for gain in (0.2, 0.1, 0.0)], abs=0.005)  # fmt: skip
+
+
 def test_report_holds_both(run):
     _, folder = run
     page = write_report(folder).read_text(encoding="utf-8")
@@ -180,7 +191,8 @@ def test_random_scores_are_no_leak_though_their_average_precision_exceeds_the_ba
         )
     )
     lift = (1 - rate) * (sum(1 / rank for rank in range(1, 1001)) - 1) / 999
-    assert [each.luck for each in study.leakage] == pytest.approx([2 * 0.01 + lift] * 2)
+    of_both = float(stats.norm.isf(0.05 / 2))
+    assert [each.luck for each in study.leakage] == pytest.approx([of_both * 0.01 + lift] * 2)
     told, _ = leak_sentences(study.findings, study.leakage)
     assert ("the attributes leak" in told) == leaks
     assert ("no leak shows" in told) != leaks

@@ -201,6 +201,7 @@ MISTAKES = {
     },
     "slurm.sh": {
         "typo of sbatch": ("--gpus-per-node=1", "--gpu-per-node=1", "did you mean --gpus-per-node?"),
+        "tasks of a node by another name": ("--ntasks-per-node=1", "--tasks-per-node=4", "expected 1"),
         "a token for all": ("umask 077", "umask 022", "could read the token"),
         "bad bash": ("end() {", "end( {", "syntax error"),
     },
@@ -230,6 +231,10 @@ def test_names_the_mistake(tmp_path, name, mistake):
             (("--requeue", "--threads-per-core=1 --gres-flags=enforce-binding -s --deadline=now+9hour"),),
         ),
         ("slurm.sh", (("--requeue", "--a-plugin-of-the-site=1"),)),
+        ("slurm.sh", (("--ntasks-per-node=1", "--tasks-per-node=1"),)),
+        ("slurm.sh", (("--requeue", "--container-image=a.sqsh --container-mounts=/a:/b --container-env=A"),)),
+        ("slurm.sh", (("--requeue", "--container-name=a --container-workdir=/a --container-mount-home"),)),
+        ("slurm.sh", (("--requeue", "--no-container-mount-home --container-writable"),)),
         ("slurm.sh", (("umask 077", "umask 0077 # private"),)),
         (
             "kuberay.yaml",
@@ -243,6 +248,7 @@ def test_names_the_mistake(tmp_path, name, mistake):
         ("gcp.yaml", (("machineType: g2", "networkPerformanceConfig: {}\n      machineType: g2"),)),
         ("gpu.yaml", (("{CPU: 4, GPU: 1}", "{CPU: 4}"),)),
         ("gpu.yaml", (("{CPU: 4, GPU: 1}", "{}"),)),
+        ("gpu.yaml", (("    resources: {CPU: 4, GPU: 1}\n", ""),)),
         ("gpu.yaml", (("start --address=$RAY_HEAD_IP:6379", 'start --address="${RAY_HEAD_IP}:6379"'),)),
         ("gpu.yaml", (("g6.xlarge", "g7e.2xlarge"),)),
         ("gpu.yaml", (("GPU: 1}", "GPU: 8}"), ("g6.xlarge", "p6-b200.48xlarge"))),
@@ -380,6 +386,19 @@ nested = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+
+
+@pytest.mark.parametrize(
+    ("provider", "config", "told"),
+    [
+        ("aws", {"InstanceType": "g6.xlarge"}, []),
+        ("gcp", {"machineType": "g2-standard-4"}, ["a GPU that resources do not name; add GPU: 1"]),
+    ],
+)
+def test_resources_that_ray_fills_in_may_be_left_out(provider, config, told):
+    settings = {"available_node_types": {"spot": {"node_config": config}}}
+    found = list(providers.PROVIDERS[provider]["GPUs"](settings))
+    assert [each.partition(" has ")[2] for each in found] == told
 
 
 def test_where_more_keys_may_be_known_tells_those_alone_that_look_misspelt():

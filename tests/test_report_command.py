@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis import report
 from analysis.reading import ReportError
 from analysis.report import main, write_report
 from study import store
@@ -112,6 +113,22 @@ def test_command_leaves_a_users_own_figures_and_tables_alone(tmp_path, capsys):
         (paper / "figures" / "weights_1.svg").write_text("old")
     assert main([str(run), "--out", str(paper)]) == 0
     assert not (paper / "figures" / "weights_1.svg").exists()
+
+
+@pytest.mark.parametrize("step", ["_write_figures", "_write_tables"])
+def test_a_report_that_was_interrupted_can_be_written_again(tmp_path, monkeypatch, step):
+    run, paper = write_study(tmp_path / "run", SUBSPACES[:1], shortcut), tmp_path / "paper"
+    write = getattr(report, step)
+
+    def interrupted(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(run, out=paper)
+    assert write_report(run, out=paper).is_file()
 
 
 @pytest.mark.parametrize("name", ["run", "study.json", "trials", "trial"])

@@ -2,6 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -9,7 +12,7 @@ from analysis import api
 from analysis.figures import _shown_by_look
 from analysis.findings import find
 from analysis.reading import load
-from analysis.report import write_report
+from analysis.report import SampleGrid, write_report
 from analysis.wording import answer
 from tests.synthetic import grid, write_study
 from tests.test_report import SUBSPACES, Page, findings_of, report, shortcut
@@ -170,6 +173,14 @@ def test_runs_of_other_numbers_of_replicates_and_of_equal_trials_are_told_apart(
     assert len(pictures) == 3
 
 
+def test_pictures_of_trials_of_other_names_have_other_names():
+    ids = ["run 1/abc-r0", "run_1/abc-r0", "run/1/abc-r0", "run_20_1_2f_abc-r0", "abc-r0"]
+    names = [SampleGrid("", SimpleNamespace(trial_id=each), Path("overview.png")).name for each in ids]
+    assert len(set(names)) == len(ids)
+    assert names[-1] == "samples_abc-r0_overview.png"
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
+
+
 def test_weights_of_simplexes_of_other_sizes_are_told_apart(tmp_path):
     rng = np.random.default_rng(0)
     runs = []
@@ -234,3 +245,17 @@ def test_a_case_may_be_called_config(tmp_path):
     assert study.configs["config"].tolist() == [1, 2, 3, 4]
     assert study.pivot("mean_coherence").index.tolist() == [1, 2, 3, 4]
     assert set(study.effects("config")["level"]) == set(cases)
+    assert study.pareto(x="device_s")["config"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_case_that_is_confirmed_may_be_called_config(tmp_path):
+    cases = {"narrow": {"model.width": 0.5}, "wide": {"model.width": 1.0}}
+    run = write_study(
+        tmp_path / "run",
+        grid(config=tuple(cases)),
+        lambda params: 0.5,
+        study={"domains": {"config": {"type": "Cases", "options": list(cases), "cases": cases}}},
+    )
+    study = api.load(run)
+    again = replace(study.results, confirmed=study.results.configs)
+    assert api.Study(again).confirmation()["config"].tolist() == [1, 2]
