@@ -36,6 +36,7 @@ class Server:
         answer.raise_for_status()
 
     def stop(self) -> None:
+        self.check_credentials(after=float("inf"))  # moto keeps that in the process, too
         self._moto.stop()
 
 
