@@ -43,6 +43,11 @@ def kl(q: Gaussian, p: Gaussian) -> Float[Tensor, "*batch"]:
     return 0.5 * (variance_ratio + squared_distance - 1 + p.logvar - q.logvar).sum(-1)
 
 
+def kl_to_standard(q: Gaussian) -> Float[Tensor, "*batch"]:
+    """KL(q || N(0, I)) in nats: `kl` to `standard_like`, without what is zero there."""
+    return 0.5 * (q.logvar.exp() + q.mu.square() - 1 - q.logvar).sum(-1)
+
+
 def product(experts: Gaussian, weights: Float[Tensor, "expert *batch"]) -> Gaussian:
     r"""Renormalised weighted product of experts, f(z) ∝ Π_j q_j(z)^{w_j}.
 

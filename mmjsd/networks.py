@@ -181,7 +181,7 @@ class _ToPixels(nn.ConvTranspose2d):
     """Doubles height and width with kernels of 4 x 4, faster on a CPU where few channels come out.
 
     On each axis pixel 2i + p sees what lies at i + p - 1 and at i + p through every other weight of its
-    kernel, which makes four convolutions of 2 x 2. They run as one, whose outputs interleave.
+    kernel. So a convolution of 2 x 2 gives blocks of four pixels, the outermost beyond the edge.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -192,16 +192,12 @@ class _ToPixels(nn.ConvTranspose2d):
         if x.is_cuda:
             return super().forward(x, output_size)
         assert self.bias is not None
-        (batch, _, height, width), channels = x.shape, self.out_channels
-        taps = ([3, 1], [2, 0])
-        kernels = [self.weight[:, :, taps[row]][..., taps[column]] for row in (0, 1) for column in (0, 1)]
-        kernel = torch.cat(kernels, dim=1).transpose(0, 1)
-        parts = torch.split(F.conv2d(x, kernel, self.bias.repeat(4), padding=1), channels, dim=1)
-        pixels: Tensor = parts[0].new_empty(batch, channels, 2 * height, 2 * width)
-        for number, part in enumerate(parts):
-            row, column = divmod(number, 2)
-            pixels[:, :, row::2, column::2] = part[:, :, row : row + height, column : column + width]
-        return pixels
+        taps = self.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)  # [in, out, 2, p, 2, q]
+        kernel = taps.permute(3, 5, 1, 0, 2, 4).flatten(0, 2)
+        blocks = F.conv2d(x, kernel, self.bias.repeat(4), padding=1).movedim(1, -1)
+        pixels = blocks.unflatten(-1, (2, 2, self.out_channels)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        image: Tensor = pixels[:, 1:-1, 1:-1].movedim(-1, 1)
+        return image
 
 
 class _Residual(nn.Module):
@@ -362,17 +358,17 @@ def _description_decoder(latent: int, width: Width) -> nn.Module:
     )
 
 
-class _FixedLaplace(Laplace):
-    """A Laplace of scale LAPLACE_SCALE, whose logarithm is taken once and not at every pixel."""
+class _ImageLaplace(Independent[Laplace]):
+    """A Laplace of scale LAPLACE_SCALE at every pixel, whose distances are summed before all else."""
+
+    def __init__(self, loc: Tensor) -> None:
+        scale = loc.new_full((), LAPLACE_SCALE)  # a number would be copied to the device each time
+        super().__init__(Laplace(loc, scale, validate_args=False), 3, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return (value - self.loc).abs() * (-1 / LAPLACE_SCALE) - log(2 * LAPLACE_SCALE)
-
-
-def _image_likelihood(loc: Tensor) -> Distribution:
-    scale = loc.new_full((), LAPLACE_SCALE)  # a number would be copied to the device each time
-    laplace = _FixedLaplace(loc, scale, validate_args=False)
-    return Independent(laplace, 3, validate_args=False)
+        """Of whole images, in nats."""
+        distance = (value - self.base_dist.loc).abs().sum((-3, -2, -1))
+        return distance * (-1 / LAPLACE_SCALE) - self.event_shape.numel() * log(2 * LAPLACE_SCALE)
 
 
 def _text_likelihood(logits: Tensor) -> Distribution:
@@ -423,7 +419,7 @@ _PATTERNED = Networks(
     encoder=_patterned_encoder,
     num_features=lambda width: width(512),
     decoder=_patterned_decoder,
-    likelihood=_image_likelihood,
+    likelihood=_ImageLaplace,
     mean=lambda loc: loc.clamp(0, 1),
     classifier=_image_classifier(channels=3, side=28),
 )
@@ -433,7 +429,7 @@ NETWORKS: Mapping[str, Networks] = {
         encoder=_mlp_encoder,
         num_features=lambda width: width(400),
         decoder=_mlp_decoder,
-        likelihood=_image_likelihood,
+        likelihood=_ImageLaplace,
         mean=lambda loc: loc.clamp(0, 1),
         classifier=_image_classifier(channels=1, side=28),
     ),
@@ -441,7 +437,7 @@ NETWORKS: Mapping[str, Networks] = {
         encoder=_conv_encoder,
         num_features=lambda width: width(128),
         decoder=_conv_decoder,
-        likelihood=_image_likelihood,
+        likelihood=_ImageLaplace,
         mean=lambda loc: loc.clamp(0, 1),
         classifier=_image_classifier(channels=3, side=32),
     ),
@@ -457,7 +453,7 @@ NETWORKS: Mapping[str, Networks] = {
         encoder=_face_encoder,
         num_features=lambda width: width(640),
         decoder=_face_decoder,
-        likelihood=_image_likelihood,
+        likelihood=_ImageLaplace,
         mean=lambda loc: loc.clamp(0, 1),
         classifier=_face_classifier,
     ),

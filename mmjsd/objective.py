@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmjsd.gaussian import Gaussian, Mixture, kl, per_expert, product, stack, standard_like
+from mmjsd.gaussian import Gaussian, Mixture, kl, kl_to_standard, per_expert, product, stack, standard_like
 from mmjsd.model import MultimodalVae, Posterior
 
 
@@ -220,7 +220,7 @@ def elbo(
     for name, own in posteriors.items():
         style = {name: own.style.sample(draws.style[name])}
         nll = -model.decode(content, style)[name].log_prob(x[name])
-        style_kl = kl(own.style, standard_like(own.style))
+        style_kl = kl_to_standard(own.style)
         reconstruction_weight = objective.reconstruction_weights[name] * shares[name]
         own_style_weight = style_weight * objective.style_weights[name]
         own_loss = reconstruction_weight * nll + own_style_weight * style_kl
@@ -228,7 +228,7 @@ def elbo(
             alone = model.fuse({name: own}, "product")
             nll_alone = -model.decode(alone.sample(draws.unimodal[name]), style)[name].log_prob(x[name])
             own_loss = own_loss + reconstruction_weight * nll_alone + own_style_weight * style_kl
-            own_loss = own_loss + content_weight * kl(alone, standard_like(alone))
+            own_loss = own_loss + content_weight * kl_to_standard(alone)
         here = None if present is None else present.get(name)
         reconstruction[name] = _where(here, nll)
         style_divergence[name] = _where(here, style_kl)
@@ -279,15 +279,15 @@ def _content_divergence(
 ) -> Float[Tensor, " batch"]:
     objective = model.objective
     unimodal = [posterior.content for posterior in posteriors.values()]
-    prior = standard_like(unimodal[0])
     if objective.name != "mmjsd":
-        to_prior = (joint.weights * kl(joint.experts, prior)).sum(0)
+        to_prior = (joint.weights * kl_to_standard(joint.experts)).sum(0)
         if objective.name != "mvtcae":
             return to_prior
-        weights = model.weights(posteriors, present, prior.mu)
+        weights = model.weights(posteriors, present, unimodal[0].mu)
         to_unimodal = (weights * kl(joint.experts, stack(unimodal))).sum(0)
         alpha = objective.total_correlation
         return (1 - alpha) * to_prior + alpha * to_unimodal
+    prior = standard_like(unimodal[0])
     experts = stack([*unimodal, prior])
     weights = model.weights(posteriors, present, prior.mu, with_prior=True)
     if draws.prior is None:

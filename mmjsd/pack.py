@@ -97,8 +97,15 @@ class Pack(MultimodalVae):
         """Where the members are."""
         return self.members[0].device
 
+    def slabs(self, members: slice) -> list[Tensor]:
+        """The parameters of consecutive members, in as few tensors as they lie in, for an optimiser to step.
+
+        Each is one member's own parameter, or holds one parameter of all of them on its first axis.
+        """
+        return [slab for network in self._networks.values() for slab in network.slabs(members)]
+
     def hand_out_gradients(self) -> None:
-        """Give every member the gradients of its own parameters, after the backward pass."""
+        """Give every slab its gradients, after the backward pass."""
         for network in self._networks.values():
             network.hand_out_gradients()
 
@@ -126,8 +133,12 @@ class _Network(ABC):
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor: ...
 
+    @abstractmethod
+    def slabs(self, members: slice) -> list[Tensor]:
+        """As of the pack."""
+
     def hand_out_gradients(self) -> None:
-        """Give the modules the gradients that are not theirs yet."""
+        """Give slabs the gradients that are not theirs yet."""
         for part in self.parts:
             part.hand_out_gradients()
 
@@ -144,18 +155,27 @@ class _Stacked(_Network):
             for parameter, part in zip(own, stacked, strict=True):
                 parameter.data = part
             self._parameters[name] = stacked.requires_grad_()
+        self._slabs: list[tuple[str, slice, Tensor]] = []
         self._call: Callable[..., Tensor] = torch.vmap(self._call_one)
 
     def __call__(self, x: Tensor) -> Tensor:
         with GpuKernels() if x.is_cuda else nullcontext():
             return self._call(self._parameters, x)
 
+    def slabs(self, members: slice) -> list[Tensor]:
+        slabs = [
+            (name, members, stacked.detach()[members].requires_grad_())
+            for name, stacked in self._parameters.items()
+        ]
+        self._slabs += slabs
+        return [slab for _, _, slab in slabs]
+
     def hand_out_gradients(self) -> None:
-        for name, stacked in self._parameters.items():
-            if stacked.grad is not None:
-                for module, part in zip(self._modules, stacked.grad, strict=True):
-                    module.get_parameter(name).grad = part
-                stacked.grad = None
+        for name, members, slab in self._slabs:
+            gradient = self._parameters[name].grad
+            slab.grad = None if gradient is None else gradient[members]
+        for stacked in self._parameters.values():
+            stacked.grad = None
 
     def _call_one(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         result: Tensor = functional_call(self._modules[0], parameters, (x,))
@@ -170,6 +190,9 @@ class _Apart(_Network):
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.stack([module(own) for module, own in zip(self._modules, x, strict=True)])
+
+    def slabs(self, members: slice) -> list[Tensor]:
+        return _parameters(self._modules[members])
 
 
 class _Heads(_Network):
@@ -188,6 +211,9 @@ class _Heads(_Network):
                 for module, own, style in zip(self._modules, x, self._styles, strict=True)
             ]
         )
+
+    def slabs(self, members: slice) -> list[Tensor]:
+        return _parameters(self._modules[members])
 
     def _filled(self, head: Tensor, style: int) -> Tensor:
         rest = (0, max(self._styles) - style)
@@ -208,6 +234,9 @@ class _Decoders(_Network):
         firsts = [layer(own[..., : layer.in_features]) for layer, own in zip(self._first, x, strict=True)]
         return self._rest(torch.stack(firsts))
 
+    def slabs(self, members: slice) -> list[Tensor]:
+        return _parameters(self._first[members]) + self._rest.slabs(members)
+
 
 def _side_by_side(modules: Sequence[nn.Module], limit: int) -> _Network:
     """Modules of one shape, run by one call on a GPU and if they have few weights, else one by one.
@@ -222,6 +251,10 @@ def _side_by_side(modules: Sequence[nn.Module], limit: int) -> _Network:
 
 def _each(members: Sequence[nn.Module], path: str) -> list[nn.Module]:
     return [member.get_submodule(path) for member in members]
+
+
+def _parameters(modules: Sequence[nn.Module]) -> list[Tensor]:
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -226,18 +227,14 @@ class _Steps:
         if workers.size > 1:
             self._loss_of = DistributedDataParallel(self._loss_of)
         on_gpu = data.device.type == "cuda"
-        by_rate: dict[float, list[Tensor]] = defaultdict(list)
-        for member in members:
-            by_rate[member.training.learning_rate] += member.model.parameters()
-        self._optimizers = {  # one kernel steps all members of a rate; one each would leave a GPU half idle
-            rate: torch.optim.Adam(parameters, rate, fused=True, capturable=on_gpu)
-            for rate, parameters in by_rate.items()
-        }
+        self._optimizers = [
+            _Optimizer(members[alike], self._pack.slabs(alike) if self._pack else None, on_gpu)
+            for alike in _of_one_rate(members)
+        ]
         self._generators = [torch.Generator(data.device).manual_seed(member.seed) for member in members]
         for member, generator in zip(members, self._generators, strict=True):
             if member.resume is not None:
-                optimizer = self._optimizers[member.training.learning_rate]
-                _restore(optimizer, list(member.model.parameters()), generator, member.resume)
+                generator.set_state(member.resume.tensors["generator"].cpu())
         self._resumed = [member.resume for member in members if member.resume and member.resume.step]
         self._at_start: list[Tensor] = []
         own_rows = torch.arange(training.batch_size, device=data.device)[workers.rows(training.batch_size)]
@@ -291,13 +288,9 @@ class _Steps:
 
     def capture(self) -> Iterator[dict[str, Tensor]]:
         """Of each member, what its next epoch depends on besides its parameters."""
-        for member, generator in zip(self._members, self._generators, strict=True):
-            optimizer = self._optimizers[member.training.learning_rate]
-            tensors = {"generator": generator.get_state()}
-            for index, parameter in enumerate(member.model.parameters()):
-                for name, value in optimizer.state[parameter].items():
-                    tensors[f"{index}.{name}"] = value.clone(memory_format=torch.contiguous_format)
-            yield tensors
+        moments = (each for optimizer in self._optimizers for each in optimizer.capture())
+        for generator, own in zip(self._generators, moments, strict=True):
+            yield {"generator": generator.get_state(), **own}
 
     def capture_within(self) -> list[dict[str, Tensor]]:
         """Of each member, what the rest of its epoch depends on besides its parameters."""
@@ -308,17 +301,16 @@ class _Steps:
         assert self._samples is not None
         batch = self._samples.batch(self._rows + self._step * self._batch_size)
         rows = self._workers.rows(self._batch_size)
-        draws = [
-            draw(member.model, self._batch_size, generator).rows(rows)
-            for member, generator in zip(self._members, self._generators, strict=True)
-        ]
-        for optimizer in self._optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+        each = zip(self._members, self._generators, strict=True)
+        works = [partial(draw, member.model, self._batch_size, generator) for member, generator in each]
+        draws = [own.rows(rows) for own in at_once(self._data.device, works)]
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
         losses = self._loss_of(batch.x, Draws.concatenate(draws), batch.present)
         losses.sum().backward()
         if self._pack is not None:
             self._pack.hand_out_gradients()
-        at_once(self._data.device, [optimizer.step for optimizer in self._optimizers.values()])
+        at_once(self._data.device, [optimizer.step for optimizer in self._optimizers])
         self._losses.index_copy_(0, self._step, losses.detach().to(self._losses.dtype)[None])
         self._step += 1
 
@@ -341,6 +333,67 @@ class _Steps:
                 self._take()
             self._graph = graph
         self._graph.replay()
+
+
+class _Optimizer:
+    """Adam of consecutive members of one step size, which takes their steps at once.
+
+    Args:
+        members: of which some may have moments to go on with.
+        slabs: of the pack that they are in, if they are (`Pack.slabs`).
+        on_gpu: where its steps are recorded.
+    """
+
+    def __init__(self, members: Sequence[Member], slabs: Sequence[Tensor] | None, on_gpu: bool) -> None:
+        self._parameters = [list(member.model.parameters()) for member in members]
+        slabs = self._parameters[0] if slabs is None else slabs
+        rate = members[0].training.learning_rate
+        self._adam = torch.optim.Adam(slabs, rate, fused=True, capturable=on_gpu)
+        self._slabs = {slab.untyped_storage().data_ptr(): slab for slab in slabs}
+        self.zero_grad, self.step = self._adam.zero_grad, self._adam.step
+        for number, member in enumerate(members):
+            if member.resume is not None:
+                self._restore(number, member.resume)
+
+    def capture(self) -> Iterator[dict[str, Tensor]]:
+        """Of each member the moments of its parameters, by number and name."""
+        for number, parameters in enumerate(self._parameters):
+            tensors = {}
+            for index, parameter in enumerate(parameters):
+                slab = self._slab(parameter)
+                for name, value in self._adam.state[slab].items():
+                    own = _of(number, value, parameter is not slab)
+                    tensors[f"{index}.{name}"] = own.clone(memory_format=torch.contiguous_format)
+            yield tensors
+
+    def _restore(self, number: int, state: TrainingState) -> None:
+        for key, tensor in state.tensors.items():
+            if key not in ("generator", "generator_at_start", "losses"):
+                index, name = key.split(".")
+                parameter = self._parameters[number][int(index)]
+                slab = self._slab(parameter)
+                if name not in self._adam.state[slab]:
+                    # A fused step needs the moments in their parameter's own layout, and on its device.
+                    like = slab if tensor.ndim else tensor
+                    self._adam.state[slab][name] = torch.empty_like(like, device=slab.device)
+                _of(number, self._adam.state[slab][name], parameter is not slab).copy_(tensor)
+
+    def _slab(self, parameter: Tensor) -> Tensor:
+        return self._slabs[parameter.untyped_storage().data_ptr()]
+
+
+def _of(number: int, value: Tensor, is_shared: bool) -> Tensor:
+    """A member's part of what an optimiser keeps; the count of steps is the same for all."""
+    return value[number] if is_shared and value.ndim else value
+
+
+def _of_one_rate(members: Sequence[Member]) -> Iterator[slice]:
+    """Consecutive members of one step size."""
+    start = 0
+    for _, alike in groupby(member.training.learning_rate for member in members):
+        count = len(list(alike))
+        yield slice(start, start + count)
+        start += count
 
 
 def save_checkpoint(
@@ -408,20 +461,3 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} is a damaged checkpoint ({error}); delete it to train anew") from error
-
-
-def _restore(
-    optimizer: torch.optim.Optimizer,
-    parameters: Sequence[Tensor],
-    generator: torch.Generator,
-    state: TrainingState,
-) -> None:
-    for key, tensor in state.tensors.items():
-        if key == "generator":
-            generator.set_state(tensor.cpu())
-        elif key not in ("generator_at_start", "losses"):
-            index, name = key.split(".")
-            parameter = parameters[int(index)]
-            # A fused step needs the moments in their parameter's own layout, and on its device.
-            own = torch.empty_like(parameter if tensor.ndim else tensor, device=parameter.device)
-            optimizer.state[parameter][name] = own.copy_(tensor)

@@ -8,7 +8,7 @@ from scipy.integrate import trapezoid
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 from torch.testing import assert_close
 
-from mmjsd.gaussian import Gaussian, Mixture, choose, kl, product, stack, standard_like
+from mmjsd.gaussian import Gaussian, Mixture, choose, kl, kl_to_standard, product, stack, standard_like
 from tests.conftest import weighted_experts
 
 BELOW_ONE = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)).item()
@@ -35,6 +35,12 @@ def test_kl_agrees_with_torch_distributions(case):
     experts, _ = case
     q, p = expert(experts, 0), expert(experts, 1)
     assert_close(kl(q, p), kl_divergence(as_normal(q), as_normal(p)).sum(-1))
+
+
+@given(weighted_experts())
+def test_kl_to_the_standard_normal_is_that_to_any_without_a_difference(case):
+    experts, _ = case
+    assert_close(kl_to_standard(experts), kl(experts, standard_like(experts)), rtol=0, atol=0)
 
 
 def test_kl_matches_numbers_worked_by_hand():

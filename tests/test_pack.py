@@ -123,7 +123,8 @@ def goes_on(tmp_path: Path, is_warned: bool, device: str, tolerance: float) -> N
     data = pairs(device=device)
 
     def fresh() -> list[Member]:
-        return [replace(each, model=each.model.to(device)) for each in members({}, training)]
+        first, other, alike = members({}, training)  # two of one step size, side by side, and one of another
+        return [replace(each, model=each.model.to(device)) for each in (first, alike, other)]
 
     undisturbed = list(fit_pack(fresh(), data, 9 * BATCH))
     begun = fresh()
