@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from analysis.reading import leaves, overlaps
+from analysis.fields import leaves, overlaps
 from analysis.results import Results, Run, level_label
 from analysis.tables import Cell, Row, Table
 from analysis.wording import plural

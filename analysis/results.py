@@ -97,6 +97,38 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Source:
+    """One run and its rows; `prefix` leads its ids where several runs are compared."""
+
+    run: Run
+    prefix: str
+    rows: Sequence[Mapping[str, Any]]
+    trials: pd.DataFrame
+    measurements: pd.DataFrame
+    evaluated: pd.DataFrame
+
+    @property
+    def metric(self) -> str | None:
+        """What the study is judged by, if it says so."""
+        first = self.rows[0]["objective_metric"] if self.rows else None
+        return self.run.study.get("objective_metric") or first
+
+    @property
+    def objectives(self) -> list[str]:
+        """All that the study maximises, the metric by which it is judged first."""
+        return self.run.study.get("objectives") or [self.metric or ""]
+
+    def by_config(self, *, confirming: bool) -> dict[str, list[Mapping[str, Any]]]:
+        """The rows of the confirmation, or of the search, by the hash of their config: kept apart, since the
+        former exist only of configs that were good, perhaps by chance."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for row in self.rows:
+            if (row["phase"] == "confirm") == confirming:
+                found.setdefault(row["config_hash"], []).append(row)
+        return found
+
+
+@dataclass(frozen=True)
 class Trial:
     """One ended trial."""
 
