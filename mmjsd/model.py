@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -140,7 +140,12 @@ class MultimodalVae(nn.Module):
                 subsets, equally weighted. In mvae the prior is a further expert of every product, and
                 of each modality's posterior that enters a mixture.
             present: which samples have a modality; one that is not named is there in all.
+
+        Raises:
+            ValueError: for another `posterior`.
         """
+        known = get_args(Fusion)
+        require(posterior in known, f"unknown posterior {posterior!r}; expected {' or '.join(known)}")
         experts = {name: each.content for name, each in posteriors.items()}
         like = next(iter(experts.values())).mu
         here = {name: self._present(name, present, like) for name in posteriors}

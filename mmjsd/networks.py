@@ -361,14 +361,15 @@ def _description_decoder(latent: int, width: Width) -> nn.Module:
 class _ImageLaplace(Independent[Laplace]):
     """A Laplace of scale LAPLACE_SCALE at every pixel, whose distances are summed before all else."""
 
-    def __init__(self, loc: Tensor) -> None:
-        scale = loc.new_full((), LAPLACE_SCALE)  # a number would be copied to the device each time
-        super().__init__(Laplace(loc, scale, validate_args=False), 3, validate_args=False)
-
     def log_prob(self, value: Tensor) -> Tensor:
         """Of whole images, in nats."""
         distance = (value - self.base_dist.loc).abs().sum((-3, -2, -1))
         return distance * (-1 / LAPLACE_SCALE) - self.event_shape.numel() * log(2 * LAPLACE_SCALE)
+
+
+def _image_likelihood(loc: Tensor) -> Distribution:
+    scale = loc.new_full((), LAPLACE_SCALE)  # a number would be copied to the device each time
+    return _ImageLaplace(Laplace(loc, scale, validate_args=False), 3, validate_args=False)
 
 
 def _text_likelihood(logits: Tensor) -> Distribution:
@@ -419,7 +420,7 @@ _PATTERNED = Networks(
     encoder=_patterned_encoder,
     num_features=lambda width: width(512),
     decoder=_patterned_decoder,
-    likelihood=_ImageLaplace,
+    likelihood=_image_likelihood,
     mean=lambda loc: loc.clamp(0, 1),
     classifier=_image_classifier(channels=3, side=28),
 )
@@ -429,7 +430,7 @@ NETWORKS: Mapping[str, Networks] = {
         encoder=_mlp_encoder,
         num_features=lambda width: width(400),
         decoder=_mlp_decoder,
-        likelihood=_ImageLaplace,
+        likelihood=_image_likelihood,
         mean=lambda loc: loc.clamp(0, 1),
         classifier=_image_classifier(channels=1, side=28),
     ),
@@ -437,7 +438,7 @@ NETWORKS: Mapping[str, Networks] = {
         encoder=_conv_encoder,
         num_features=lambda width: width(128),
         decoder=_conv_decoder,
-        likelihood=_ImageLaplace,
+        likelihood=_image_likelihood,
         mean=lambda loc: loc.clamp(0, 1),
         classifier=_image_classifier(channels=3, side=32),
     ),
@@ -453,7 +454,7 @@ NETWORKS: Mapping[str, Networks] = {
         encoder=_face_encoder,
         num_features=lambda width: width(640),
         decoder=_face_decoder,
-        likelihood=_ImageLaplace,
+        likelihood=_image_likelihood,
         mean=lambda loc: loc.clamp(0, 1),
         classifier=_face_classifier,
     ),

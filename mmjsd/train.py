@@ -177,11 +177,13 @@ def fit_pack(
             if is_warned and run.step < steps and is_warned():
                 is_warned = None
                 captured = run.capture_within()
-                spent_s = (time.perf_counter() - started) / len(members)
+                paused = time.perf_counter()
+                spent_s = (paused - started) / len(members)
                 yield [
                     Interim(TrainingState(number - 1, tensors, run.step, before_s + spent_s))
                     for tensors, before_s in zip(captured, earlier_s, strict=True)
                 ]
+                started += time.perf_counter() - paused
         losses = run.losses().cpu()
         spent_s = (time.perf_counter() - started) / len(members)
         shown: list[Epoch | DivergedError] = []
@@ -349,7 +351,8 @@ class _Optimizer:
         slabs = self._parameters[0] if slabs is None else slabs
         rate = members[0].training.learning_rate
         self._adam = torch.optim.Adam(slabs, rate, fused=True, capturable=on_gpu)
-        self._slabs = {slab.untyped_storage().data_ptr(): slab for slab in slabs}
+        own = {id(parameter) for parameters in self._parameters for parameter in parameters}
+        self._shared = {slab.untyped_storage().data_ptr(): slab for slab in slabs if id(slab) not in own}
         self.zero_grad, self.step = self._adam.zero_grad, self._adam.step
         for number, member in enumerate(members):
             if member.resume is not None:
@@ -379,7 +382,7 @@ class _Optimizer:
                 _of(number, self._adam.state[slab][name], parameter is not slab).copy_(tensor)
 
     def _slab(self, parameter: Tensor) -> Tensor:
-        return self._slabs[parameter.untyped_storage().data_ptr()]
+        return self._shared.get(parameter.untyped_storage().data_ptr(), parameter)
 
 
 def _of(number: int, value: Tensor, is_shared: bool) -> Tensor:

@@ -281,6 +281,11 @@ def test_refuses_to_be_made_of_nothing():
         build().joint_posterior({})
 
 
+def test_an_unknown_posterior_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^unknown posterior 'poe'; expected mixture or product$"):
+        build().joint_posterior(some_data(2), "poe")
+
+
 # The decoders ...
 
 

@@ -1,5 +1,6 @@
 """A pack: several models trained as one give the numbers of separate trainings."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +160,27 @@ def test_a_pack_goes_on_where_it_was_stopped(tmp_path, is_warned):
 @WARNED
 def test_on_a_gpu_a_pack_goes_on_where_it_was_stopped(tmp_path, is_warned):
     goes_on(tmp_path, is_warned, "cuda", tolerance=5e-3)
+
+
+def test_models_that_were_in_another_pack_keep_their_own_moments(monkeypatch):
+    training = TrainingConfig(epochs=1, batch_size=BATCH)
+    made = members({}, training)[::2]  # of one step size
+    list(fit_pack(made, pairs(), BATCH))  # on stacked parameters, which stay where they are
+    monkeypatch.setattr(pack, "_SMALL", 0)
+    (shown,) = fit_pack(made, pairs(), BATCH)
+    for member, epoch in zip(made, shown, strict=True):
+        for index, parameter in enumerate(member.model.parameters()):
+            assert epoch.state.tensors[f"{index}.exp_avg"].shape == parameter.shape
+
+
+def test_what_is_done_at_a_warning_is_no_time_of_training():
+    training = TrainingConfig(epochs=1, batch_size=BATCH)
+    run = fit_pack(members({}, training)[:1], pairs(), 9 * BATCH, iter([True]).__next__)
+    started = time.perf_counter()
+    (place,) = next(run)
+    time.sleep(1)
+    (epoch,) = next(run)
+    assert place.state.wall_s < epoch.wall_s < time.perf_counter() - started - 1
 
 
 def test_one_that_diverges_leaves_the_others_alone():
