@@ -98,7 +98,10 @@ def _nodes(options: Mapping[str, str]) -> Iterator[str]:
 
 
 def _gpus(options: Mapping[str, str], text: str) -> Iterator[str]:
-    asks = any(name.startswith("gpus") for name in options) or "gpu" in options.get("gres", "")
+    asks = any(
+        name.startswith("gpus") or (name.startswith(("gres", "tres-per")) and "gpu" in value)
+        for name, value in options.items()
+    )
     if asks and "--num-gpus" not in text:
         yield "the nodes have GPUs, but ray start lacks --num-gpus"
     if not asks and re.search(r"gpu", options.get("partition", "")):

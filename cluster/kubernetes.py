@@ -103,7 +103,7 @@ def _containers(settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 
 def _job(settings: Mapping[str, Any]) -> Iterator[str]:
     entrypoint = settings["spec"].get("entrypoint", "")
-    if not re.search(r"--address[= ]auto\b", entrypoint):
+    if not re.search(r"--address[= ][\"']?auto\b", entrypoint):
         yield "entrypoint lacks --address auto, so the study would train on the head alone"
     if not re.search(r"--out[= ][\"']?(s3|gs)://", entrypoint):
         yield "entrypoint has no --out in a bucket, so results would go with the pods"
@@ -137,14 +137,15 @@ def _image(settings: Mapping[str, Any]) -> Iterator[str]:
 def _gpus(settings: Mapping[str, Any]) -> Iterator[str]:
     for name, container in _containers(settings):
         resources = container.get("resources", {})
-        limit, request = (resources.get(each, {}).get(_GPU) for each in ("limits", "requests"))
+        limit = str(resources.get("limits", {}).get(_GPU, 0))
+        request = str(resources.get("requests", {}).get(_GPU, limit))
         if limit != request:
             yield f"{name}: {_GPU} is {request} in requests and {limit} in limits; they must be equal"
-        elif not limit and name != "head":
-            yield f"{name}: no {_GPU}, so no trial would get a GPU; add it to requests and limits"
+        elif limit == "0" and name != "head":
+            yield f"{name}: no {_GPU}, so no trial would get a GPU; add it to limits"
     for name, group in _groups(settings):
-        claimed = group.get("rayStartParams", {}).get("num-gpus")
-        if claimed and name == "head":
+        claimed = str(group.get("rayStartParams", {}).get("num-gpus", 0))
+        if claimed != "0" and name == "head":
             yield f"head: num-gpus {claimed} claims GPUs that the head's pod has not"
 
 
@@ -153,7 +154,7 @@ def _disk(settings: Mapping[str, Any]) -> Iterator[str]:
         if name == "head":
             continue
         size = str(container.get("resources", {}).get("limits", {}).get("ephemeral-storage", ""))
-        number = re.fullmatch(r"([\d.]+)([KMGTP]i?|k)?", size)
+        number = re.fullmatch(r"([\d.]+(?:[eE]\+?\d+)?)([KMGTP]i?|k)?", size)
         if not number or float(number[1]) * _UNITS[number[2]] < NEEDED_GI * 2**30:
             yield f"{name}: ephemeral-storage is {size or 'not limited'}; expected {NEEDED_GI}Gi or more"
 

@@ -92,7 +92,8 @@ def _schema(settings: Mapping[str, Any]) -> Iterator[str]:
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # advice on file mounts that fits no cluster of ours
+        # What is wrong is raised; what is written besides is advice that fits no cluster of ours.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             prepared = prepare_config(dict(settings))
             if prepared["provider"]["type"] == "aws":  # of which `ray up` knows what a machine has
                 for node in prepared.get("available_node_types", {}).values():

@@ -154,8 +154,15 @@ def check_cluster(address: str, out: str | None = None) -> Iterator[Finding]:
     """Every check of the cluster at an address; `out` is where its studies will write.
 
     Raises:
-        CheckError: if there is no cluster.
+        CheckError: if there is no cluster, or `out` lies in the home of a user that is none.
     """
+    from study.files import is_url
+
+    if out is not None and not is_url(out):
+        try:
+            out = str(Path(out).expanduser().absolute())  # a node's own folder is another
+        except RuntimeError as error:
+            raise CheckError(f"cannot find {out}: {error}; choose another --out") from None
     started_here = not ray.is_initialized()
     if started_here:
         _join(address)

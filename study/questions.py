@@ -1,5 +1,6 @@
 """Files of `search_spaces/`, or a user's own: a question each, with the space that answers it."""
 
+import ast
 import importlib.util
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,12 +21,17 @@ class Question:
 
 
 def list_questions(folder: Path) -> dict[str, str]:
-    """The questions in a folder: the first line of each, by its name. Runs none of the files."""
+    """The questions in a folder: the first line of each docstring, by the file's name. Runs no file.
+
+    Files that are hidden, or whose name begins with an underscore, are no questions.
+    """
     titles = {}
-    for file in sorted(folder.glob("*.py")):
-        if file.stem != "__init__":
-            lines = file.read_text(encoding="utf-8").splitlines()
-            titles[file.stem] = lines[0].strip('"') if lines else ""
+    for file in sorted(folder.glob("[!_.]*.py")):
+        try:
+            text = ast.get_docstring(ast.parse(file.read_bytes(), file.name)) or ""
+        except (OSError, SyntaxError, ValueError) as error:
+            text = f"cannot be read: {error}"
+        titles[file.stem] = text.partition("\n")[0]
     return titles
 
 

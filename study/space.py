@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from itertools import chain, combinations, product
-from typing import Any, Protocol, get_args
+from typing import Any, NoReturn, Protocol, get_args
 
 from mmjsd.config import require
 from mmjsd.data import DATASETS
@@ -86,14 +86,11 @@ class Choice(Domain):
     options: tuple[Any, ...]
 
     def __post_init__(self) -> None:
+        has_order = not isinstance(self.options, (set, frozenset))
+        require(has_order, f"Choice needs options in an order, got the set {self.options!r}; write a tuple")
+        object.__setattr__(self, "options", tuple(self.options))
         require(len(self.options) >= 1, "Choice needs at least one option, got none")
-        for option in self.options:
-            try:
-                json.dumps(option)
-            except TypeError:
-                name = type(option).__name__
-                told = f"Choice needs options that JSON can hold, got {option!r} ({name})"
-                raise ValueError(told) from None
+        _require_json("Choice needs options", self.options)
         for index, option in enumerate(self.options):
             require(option not in self.options[:index], f"Choice repeats the option {option!r}")
 
@@ -261,6 +258,7 @@ class Cases(Domain):
         for name, fields in self.cases.items():
             is_text = isinstance(name, str)
             require(is_text, f"Cases needs strings as names, got {name!r}; write {str(name)!r}")
+            _require_fields(f"Cases sets {name!r} to", fields)
             nested = [path for path, value in fields.items() if isinstance(value, Cases)]
             require(not nested, f"Cases cannot hold further Cases, got one in the case {name!r}")
 
@@ -340,17 +338,14 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         for name, domain in self.domains.items():
-            is_domain = isinstance(domain, Domain)
-            require(
-                is_domain, f"search space gives {name} {domain!r}; expected a domain, such as Choice((1, 2))"
-            )
+            expected = "expected a domain, such as Choice((1, 2))"
+            require(isinstance(domain, Domain), f"search space gives {name} {domain!r}; {expected}")
+            _require_json(f"{name} needs values", domain.to_json())
+        _require_fields("search space sets its base to", self.base)
         for name, fields in self.presets.items():
             known = get_args(Preset)
             require(name in known, f"search space has no preset {name!r}; expected {' or '.join(known)}")
-            is_mapping = isinstance(fields, Mapping)
-            require(
-                is_mapping, f"search space sets preset {name} to {fields!r}; expected fields by their paths"
-            )
+            _require_fields(f"search space sets preset {name} to", fields)
         setters = [(name, path) for name in self.domains for path in self._set_by(name)]
         for name, path in setters:
             twice = path in self.base and path == name
@@ -473,6 +468,18 @@ def _without(fields: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     """The fields that are none of these, nor parts of them."""
     dropped = tuple(f"{path}." for path in paths)
     return {path: value for path, value in fields.items() if not f"{path}.".startswith(dropped)}
+
+
+def _require_fields(what: str, fields: Any) -> None:
+    require(isinstance(fields, Mapping), f"{what} {fields!r}; expected fields by their paths, in a dict")
+
+
+def _require_json(what: str, values: Any) -> None:
+    def refuse(value: Any) -> NoReturn:
+        kind = type(value).__name__
+        raise ValueError(f"{what} that JSON can hold, got {value!r} ({kind}); write Python's own types")
+
+    json.dumps(values, default=refuse)
 
 
 def _require_interval(what: str, low: float, high: float) -> None:

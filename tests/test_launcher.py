@@ -194,6 +194,12 @@ MISTAKES = {
         "typo in a RayJob": ("shutdownAfterJobFinishes", "shutdownAfterJobFinish", "did you mean"),
         "too small a disk": ("ephemeral-storage: 40Gi", "ephemeral-storage: 4000M", "expected 30Gi or more"),
         "a pod without GPU": ('nvidia.com/gpu: "1", ', "", "no trial would get a GPU"),
+        "a request without a limit": (
+            'limits: {cpu: "4", memory: 16Gi, nvidia.com/gpu: "1", ',
+            "limits: {",
+            "is 1 in requests and 0 in",
+        ),
+        "a head that claims a GPU": ('num-cpus: "0"', 'num-gpus: "1"', "num-gpus 1 claims GPUs"),
         "a load balancer": ("serviceType: ClusterIP", "serviceType: LoadBalancer", "opens the dashboard"),
         "a RayJob without token": ("mode: token", "mode: disabled", "not token"),
         "replicas out of bounds": ("minReplicas: 0", "minReplicas: 5", "minReplicas <= replicas"),
@@ -220,11 +226,21 @@ def test_names_the_mistake(tmp_path, name, mistake):
     ("name", "changes"),
     [
         ("kuberay.yaml", (("--address auto", "--address=auto"), ("--out s3://", "--out=s3://"))),
+        ("kuberay.yaml", (("--address auto", "--address 'auto'"),)),
+        ("kuberay.yaml", (("--address auto", '--address="auto"'),)),
         ("kuberay.yaml", (("ephemeral-storage: 40Gi", "ephemeral-storage: 1Ti"),)),
+        ("kuberay.yaml", (("ephemeral-storage: 40Gi", "ephemeral-storage: 4e10"),)),
+        ("kuberay.yaml", (('requests: {cpu: "4", memory: 16Gi, nvidia.com/gpu: "1", ', "requests: {"),)),
+        (
+            "kuberay.yaml",
+            (('requests: {cpu: "4", memory: 16Gi, nvidia.com/gpu: "1"', "requests: {nvidia.com/gpu: 1"),),
+        ),
+        ("kuberay.yaml", (('num-cpus: "0"', 'num-cpus: "0"\n        num-gpus: "0"'),)),
         ("slurm.sh", (("--nodes=", "-N "), ("--time=", "-t "), ("--cpus-per-task=", "-c"))),
         ("slurm.sh", (("--time=08:00:00", "--time=08:00:00 # sinfo --long shows the limit, -t 3 is short"),)),
         ("slurm.sh", (("--mem=48G", "--mem=48G --constraint='a100 -b'"),)),
         ("slurm.sh", (("--gpus-per-node=1", "--gpus=2"), ("--mem=48G\n#SBATCH --time", "--mem=48G --time"))),
+        ("slurm.sh", (("--gpus-per-node=1", "--tres-per-task=gres/gpu:1"),)),
         ("slurm.sh", (("--requeue", "--licenses=scratch:1 -M gpu --hold --no-kill --get-user-env"),)),
         (
             "slurm.sh",
@@ -368,6 +384,13 @@ def test_refuses_what_is_no_launcher_file(tmp_path, capsys, content, words):
         file.write_bytes(content)
     assert doctor.main([str(file)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_what_ray_has_to_say_of_a_file_is_a_finding_alone(tmp_path, capfd):
+    assert doctor.main([str(filled(tmp_path, "onprem.yaml", ("  head_ip: 192.0.2.1", "")))]) == 1
+    told = capfd.readouterr()
+    assert told.out.startswith("ok    yaml\nFAIL  Ray's schema: Please supply a `head_ip`")
+    assert told.err == ""
 
 
 def test_refuses_options_of_a_running_cluster_with_a_file(capsys):

@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 
 from cluster import live
 from cluster.doctor import main
+from cluster.findings import Finding
 from tests.nodes import free_port
 from tests.storage import Server
 
@@ -64,6 +65,24 @@ def test_finds_a_cluster_well_and_leaves_nothing(cluster, tmp_path, capsys):
     assert lines[0].startswith("ok    nodes: 2: ")
     assert "over 2 nodes" in lines[7]
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [("runs/a", "{here}/runs/a"), ("~/runs", "{here}/home/runs"), ("s3://studies/a", "s3://studies/a")],
+)
+def test_looks_for_a_folder_where_a_study_would(tmp_path, monkeypatch, capsys, out, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(live, "_check", lambda out: iter([Finding("storage", (), out)]))
+    assert main(["--out", out]) == 0
+    assert capsys.readouterr().out == f"ok    storage: {expected.format(here=tmp_path)}\n"
+
+
+def test_refuses_the_home_of_a_user_that_is_none(capsys):
+    assert main(["--out", "~nobody-of-this-name/runs"]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot find ~nobody-of-this-name/runs: ")
 
 
 def failures(capsys):

@@ -131,6 +131,13 @@ def test_json_names_the_type_and_survives_a_file(domain):
     assert len(values) > 1
 
 
+@pytest.mark.parametrize("options", [range(3), np.linspace(0, 2, 3), (size for size in (0, 1, 2))])
+def test_a_choice_takes_its_options_in_any_ordered_container(options):
+    choice = Choice(options)
+    assert choice == Choice((0, 1, 2))
+    assert json.loads(json.dumps(choice.to_json())) == {"type": "Choice", "options": [0, 1, 2]}
+
+
 CASES = SearchSpace(
     {
         "objective.beta": Choice((1.0, 2.0)),
@@ -276,6 +283,17 @@ def test_tpe_finds_good_weights_on_the_simplex():
         (lambda: Choice(()), "Choice needs at least one option, got none"),
         (lambda: Choice((1, 2, 1)), "Choice repeats the option 1"),
         (lambda: Choice((np.int64(1), 2)), r"options that JSON can hold, got .*1.* \(int64\)"),
+        (lambda: Choice({0, 2}), r"Choice needs options in an order, got the set \{0, 2\}; write a tuple"),
+        (
+            lambda: SearchSpace({"objective.beta": Uniform(np.float32(1), 2)}),
+            r"beta needs values that JSON can hold, got .*1.* \(float32\); write Python's own types",
+        ),
+        (lambda: SearchSpace({"objective.beta": LogUniform(1, np.int64(4))}), r"got .*4.* \(int64\)"),
+        (lambda: SearchSpace({"objective.weights": Simplex(np.int64(4))}), r"got .*4.* \(int64\)"),
+        (
+            lambda: SearchSpace({"x": Cases({"a": {"objective.weights": np.full(4, 0.25)}})}),
+            r"x needs values that JSON can hold, got array\(.* \(ndarray\)",
+        ),
         (lambda: Integer(3, 3), "Integer needs low < high, got 3 and 3"),
         (lambda: Integer(1.5, 4), "Integer needs whole numbers as ends, got 1.5 and 4"),
         (lambda: Integer(0, 3, log=True), "a logarithmic Integer needs low >= 1, got 0"),
@@ -297,6 +315,12 @@ def test_tpe_finds_good_weights_on_the_simplex():
         ),
         (lambda: SearchSpace({}, presets={"labtop": {}}), "has no preset 'labtop'; expected laptop or paper"),
         (lambda: SearchSpace({}, presets={"laptop": None}), "sets preset laptop to None; expected fields"),
+        (lambda: SearchSpace({}, base=None), "search space sets its base to None; expected fields"),
+        (lambda: SearchSpace({}, base=["model.style_dim", 0]), r"base to \['model.style_dim', 0\]; expected"),
+        (
+            lambda: Cases({"low": Choice((1,))}),
+            "Cases sets 'low' to Choice.*; expected fields by their paths",
+        ),
         (lambda: Uniform(0, 1).grid(1), "a grid needs at least 2 levels, got 1"),
         (
             lambda: SearchSpace({"objective.beta": Uniform(1, 2)}, base={"objective.beta": 1}),
@@ -405,6 +429,34 @@ def test_lists_the_questions_of_the_project():
     assert len(load_question("paper", SPACES).space.grid()) == 6
     assert len(load_question("subspaces", SPACES).space.grid()) == 8
     assert len(load_question("fusion", SPACES).space.grid()) == 4
+
+
+def test_lists_each_file_by_the_first_line_of_its_docstring(tmp_path):
+    files = {
+        "licensed": b'# Copyright\n"""Mine?\n\nMore."""',
+        "raw": b'r"""Raw?"""',
+        "single": b"'''\n    Second line?\n'''",
+        "silent": b"x = 1",
+        "_own": b"x = 1",
+        ".hidden": b"\xff",
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.py").write_bytes(content)
+    titles = {"licensed": "Mine?", "raw": "Raw?", "single": "Second line?", "silent": ""}
+    assert list_questions(tmp_path) == titles
+
+
+@pytest.mark.parametrize("content", [b'"""Caf\xe9?"""', b"SPACE = (", b"\0"])
+def test_a_file_that_cannot_be_read_stays_in_the_list_and_is_refused_alone(tmp_path, content):
+    (tmp_path / "broken.py").write_bytes(content)
+    (tmp_path / "well.py").write_bytes(
+        b'"""Well?"""\nfrom study.space import SearchSpace\nSPACE = SearchSpace({})'
+    )
+    titles = list_questions(tmp_path)
+    assert titles["broken"].startswith("cannot be read: ")
+    assert load_question("well", tmp_path).title == titles["well"] == "Well?"
+    with pytest.raises(ValueError, match=r"broken.py cannot be loaded: SyntaxError"):
+        load_question("broken", tmp_path)
 
 
 @pytest.mark.parametrize(
