@@ -33,6 +33,9 @@ _SAME = ("space", "objectives", "storage", "sampler", "scheduler", "seed")
 _GROWS = ("trials", "replicates", "confirm", "confirm_replicates")
 """What may grow when a study is resumed."""
 
+_SERVED = "tune/*"
+"""What Ray Tune leaves in a study's folder of each session and each trial that it was given."""
+
 _MOST_NEW = 100
 """Files that git does not know, of which so many are kept with the diff."""
 
@@ -40,6 +43,7 @@ _LONGEST_DIFF = 2**20
 """Characters; what is longer is data rather than code."""
 
 _KINDS: Mapping[str, Any] = {
+    "study": str,
     "space": str,
     "preset": Preset,
     "objectives": Annotated[list[Objective], Field(min_length=1)],
@@ -190,6 +194,21 @@ def write_resumed(
     _write(file, {**manifest, "resumed": [*resumed, session], "ended_at": None})
     if grown:
         _write(study.out / "study.json", {**stored, **grown})
+
+
+class Before:
+    """Both files of a study that is to go on, as they were, for the case that this is refused."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._served = out, {*out.glob(_SERVED)}
+        files = (out / "manifest.json", out / "study.json")
+        self._contents = {file: file.read_bytes() for file in files if file.exists()}
+
+    def put_back(self) -> None:
+        """Write them again, unless trials were served since: these are the grown study's."""
+        if {*self._out.glob(_SERVED)} == self._served:
+            for file, content in self._contents.items():
+                _write(file, json.loads(content))
 
 
 def write_ended(out: Path) -> None:

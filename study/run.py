@@ -24,7 +24,6 @@ from study.config import (
     LATE_OBJECTIVES,
     OF_CLASSES,
     PRESETS,
-    ClusterError,
     Preset,
     Sampler,
     Study,
@@ -50,7 +49,7 @@ Any field of a trial can be set; one that the space would vary is then fixed.
 
 In the names of options, - and _ are the same.
 
-Exit codes: 0 done, 1 some trials failed or a replay differs, 2 refused, 130 interrupted.
+Exit codes: 0 done, 1 trials failed, a replay differs or a study could not finish, 2 refused, 130 interrupted.
 
 Spaces:"""
 
@@ -111,11 +110,15 @@ def main(argv: Sequence[str]) -> int:
         with claimed(study):
             folder = mirror.Mirror(study.out, study.remote)
             folder.open(is_new=study.is_new)
+            before = manifest.Before(study.out)
             _open_folder(study, values, request.stored)
             folder.push_run()
             way = _GOES_ON
             code = _run(study)
-            if code == 2 and study.is_new and study.storage is None:
+            if code == 2 and not study.is_new:
+                before.put_back()
+                folder.push_run()
+            elif code == 2 and study.storage is None:
                 folder.drop_run()
             return code
     except ValueError as refused:
@@ -172,7 +175,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
         # As many epochs as before, so that evaluations and a scheduler's decisions stay as many too.
         base = base.with_fields({own: max(1, round(options.budget_samples / base.training.epochs))})
     if base.data.dir is not None:  # trials run in folders of their own
-        base = base.with_fields({"data.dir": base.data.dir.expanduser().absolute()})
+        base = base.with_fields({"data.dir": _absolute(base.data.dir, "--data-dir")})
     return Request(
         options=options,
         preset=preset,
@@ -203,7 +206,8 @@ def plan(request: Request) -> Study:
         others = plural(most, "config")
         _log.info("--confirm %d is cut to the study's %s besides the base config", options.confirm, others)
 
-    _check_objectives(options, sampler, base, tried)
+    trained = (*tried, base) if confirm else tried
+    _check_objectives(options, sampler, base, trained)
     if request.stored is None:
         _check_scheduler(options, tried)
     if options.confirm:
@@ -216,13 +220,13 @@ def plan(request: Request) -> Study:
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if gpus or options.address else 0.0
     _check_machine(options, gpus_per_worker, len(gpus))
-    for num_samples in dict.fromkeys(config.evaluation.num_samples for config in tried):
+    for num_samples in dict.fromkeys(config.evaluation.num_samples for config in trained):
         require(
             num_samples >= options.workers,
             f"evaluation.num_samples {num_samples} are too few for {options.workers} workers; "
             "raise it, or take fewer --workers",
         )
-    for batch_size in dict.fromkeys(config.training.batch_size for config in tried):
+    for batch_size in dict.fromkeys(config.training.batch_size for config in trained):
         require(
             batch_size % options.workers == 0,
             f"training.batch_size {batch_size} does not split evenly over {options.workers} workers",
@@ -231,7 +235,7 @@ def plan(request: Request) -> Study:
 
     commit, dirty = manifest.commit()
     return Study(
-        name=request.out.name,
+        name=request.stored["study"] if request.stored else request.out.name,
         space_name=request.question.name,
         space=space,
         base=base,
@@ -264,16 +268,7 @@ def plan(request: Request) -> Study:
     )
 
 
-_KEPT = (
-    "trials",
-    "replicates",
-    "confirm",
-    "objectives",
-    "storage",
-    "sampler",
-    "scheduler",
-    "seed",
-)
+_KEPT = ("trials", "replicates", "confirm", "objectives", "storage", "sampler", "scheduler", "seed")
 """Options that a study that is resumed has from its study.json."""
 
 
@@ -288,7 +283,9 @@ def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
     """Prepare the data and write what the study is, so that Ray starts with nothing left to refuse."""
     data = datasets.load(study.base.data.name, study.base.data.dir, _log.info)
-    if any(config.evaluation.features == "inception" for config in study.space.check(study.base)):
+    tried = study.space.check(study.base)
+    trained = (*tried, study.base) if study.confirm else tried
+    if any(config.evaluation.features == "inception" for config in trained):
         from mmjsd.inception import find_weights  # here, because torch takes seconds to import
 
         find_weights(study.base.data.dir, _log.info)
@@ -306,11 +303,11 @@ def _run(study: Study) -> int:
 
         load_classifiers(datasets.load(study.base.data.name, study.base.data.dir), progress=_log.info)
         outcome = run_study(study)
-    except (ClusterError, ConnectionError) as refused:
-        return _refuse(refused)
     except FilesError as lost:
-        sys.stderr.write(f"error: {lost}; the same command with --resume goes on\n")
+        sys.stderr.write(f"error: {lost}; {_GOES_ON}\n")
         return 1
+    except (ValueError, ConnectionError) as refused:
+        return _refuse(refused)
     if outcome.missing and not outcome.budget_is_spent:
         return _note_interruption()
     if not (outcome.complete or outcome.stopped or outcome.diverged or outcome.failed or outcome.missing):
@@ -321,7 +318,7 @@ def _run(study: Study) -> int:
     _log.info("%s complete%s", plural(outcome.complete, "trial"), others)
     if outcome.missing:
         left = plural(outcome.missing, "trial")
-        _log.info("the budget is spent with %s left; the same command with --resume goes on", left)
+        _log.info("the budget is spent with %s left; %s", left, _GOES_ON)
     _log.info("results: %s/results", study.where)
     _log.info("report:  python analysis/report.py %s", study.where)
     if outcome.failed:
@@ -333,18 +330,24 @@ def _place(out: str) -> tuple[Path, str | None]:
     """The folder in which this node works, and the URL of the one that counts, if it is in object storage."""
     if is_url(out):
         return mirror.local_folder(out), Bucket(out).url
+    return _absolute(Path(out), "--out"), None
+
+
+def _absolute(path: Path, option: str) -> Path:
     try:
-        return Path(out).expanduser().absolute(), None
-    except RuntimeError as error:  # the home of a user that is none
-        raise ValueError(f"cannot find {out}: {error}; choose another --out") from None
+        return path.expanduser().absolute()
+    except RuntimeError:
+        home = path.parts[0]
+        raise ValueError(f"cannot find {path}: {home} is no user's home; choose another {option}") from None
 
 
 def _replay(trial: str) -> int:
     """Train one trial again and say whether its numbers are the same; 0 if they are, else 1."""
+    run, _, name = trial.rstrip("/").rpartition("/")
+    path = _absolute(mirror.local_run(run), "--replay") / name
     from study.replay import replay  # here, because torch takes seconds to import
 
-    run, _, name = trial.rstrip("/").rpartition("/")
-    found = replay(mirror.local_run(run).expanduser().absolute() / name)
+    found = replay(path)
     for line in found.differences:
         _log.info(line)
     equal = plural(found.num_equal, "value") + " equal"
@@ -353,8 +356,7 @@ def _replay(trial: str) -> int:
 
 
 def _refuse(refused: Exception) -> int:
-    sentence = " ".join(str(refused).split())
-    sys.stderr.write(f"error: {sentence}\n")
+    sys.stderr.write(f"error: {' '.join(str(refused).split())}\n")
     return 2
 
 
@@ -411,7 +413,7 @@ def _grid_hashes(space: SearchSpace, base: TrialConfig, trials: int) -> Iterator
 
 
 def _check_objectives(
-    options: StudyConfig, sampler: Sampler, base: TrialConfig, tried: Sequence[TrialConfig]
+    options: StudyConfig, sampler: Sampler, base: TrialConfig, trained: Sequence[TrialConfig]
 ) -> None:
     """Refuse what several objectives, one that is measured late, or the data set rule out."""
     for name in options.objectives:
@@ -440,7 +442,7 @@ def _check_objectives(
             f"{late} is measured after the last epoch alone, too late for --scheduler {scheduler}; "
             "leave it out, or choose other --objectives",
         )
-        for config in (*tried, base) if options.confirm else tried:
+        for config in trained:
             draws = config.evaluation.importance_samples
             require(draws > 0, f"{late} needs evaluation.importance_samples >= 1, got {draws}")
 

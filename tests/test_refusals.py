@@ -103,7 +103,15 @@ BOTH = "--objectives mean_coherence log_likelihood"
             "--space smoke --out s3:/bucket/run",
             "s3:///bucket/run names no folder in a bucket; expected s3://",
         ),
-        ("--space smoke --out ~nobody-of-this-name/run", "cannot find ~nobody-of-this-name/run:"),
+        (
+            "--space smoke --out ~nobody-here/run",
+            "cannot find ~nobody-here/run: ~nobody-here is no user's home; choose another --out",
+        ),
+        (
+            "--space smoke --data-dir ~nobody-here/data",
+            "~nobody-here is no user's home; choose another --data-dir",
+        ),
+        ("--replay ~nobody-here/run/abc-r0", "~nobody-here is no user's home; choose another --replay"),
         ("--space smoke --loggers wandbb", "--loggers cannot be 'wandbb'; expected one of mlflow, wandb"),
         ("--space smoke --confirm -1", "confirm must be >= 0, got -1"),
         ("--space smoke --confirm-replicates 3", "--confirm-replicates goes with --confirm; add it"),
@@ -138,7 +146,14 @@ def test_refuses_in_one_sentence(capsys, tuner, line, sentence):
     assert not tuner.studies
 
 
-@pytest.mark.parametrize("choice", ["--evaluation.features inception", "--space space.py"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "--space smoke --evaluation.features inception",
+        "--space varied.py",
+        "--space confirmed.py --preset laptop --confirm 1",
+    ],
+)
 def test_refuses_inception_without_its_weights(capsys, monkeypatch, tuner, choice):
     def find_weights(folder, progress):
         raise datasets.DataError(f"no weights in {folder}")
@@ -146,12 +161,11 @@ def test_refuses_inception_without_its_weights(capsys, monkeypatch, tuner, choic
     module = ModuleType("mmjsd.inception")
     module.find_weights = find_weights
     monkeypatch.setitem(sys.modules, "mmjsd.inception", module)
-    Path("space.py").write_text(
-        '"""Which features?"""\nfrom study.space import Choice, SearchSpace\n'
-        'SPACE = SearchSpace({"evaluation.features": Choice(("classifier", "inception"))})\n'
-    )
-    space = "" if "space.py" in choice else "--space smoke"
-    assert refused(capsys, f"{space} {choice} --out out") == "no weights in None"
+    text = "from study.space import Choice, SearchSpace\nSPACE = SearchSpace({'evaluation.features': %s)\n"
+    Path("varied.py").write_text(text % "Choice(('classifier', 'inception'))}")
+    preset = "presets={'laptop': {'evaluation.features': 'inception'}}"
+    Path("confirmed.py").write_text(text % f"Choice(('classifier',))}}, {preset}")
+    assert refused(capsys, f"{choice} --out out") == "no weights in None"
     assert not tuner.studies
     assert not Path("out", "study.json").exists()
     assert start("--space smoke --out other") == 0
@@ -165,6 +179,26 @@ def test_refuses_an_objective_that_a_config_would_not_measure(capsys, tuner):
     sentence = refused(capsys, "--space own.py --objectives log_likelihood")
     assert sentence == "log_likelihood needs evaluation.importance_samples >= 1, got 0"
     assert start("--space own.py") == 0
+
+
+@pytest.mark.parametrize(
+    ("varied", "sentence"),
+    [
+        (
+            "{'training.batch_size': Choice((33, 66))}",
+            "training.batch_size 32 does not split evenly over 3 workers",
+        ),
+        (
+            "{'evaluation.num_samples': Choice((3, 6))}, "
+            "presets={'laptop': {'evaluation.num_samples': 2, 'training.batch_size': 33}}",
+            "evaluation.num_samples 2 are too few for 3 workers; raise it, or take fewer --workers",
+        ),
+    ],
+)
+def test_refuses_a_base_config_that_can_be_searched_around_but_not_confirmed(capsys, tuner, varied, sentence):
+    Path("own.py").write_text(f"from study.space import Choice, SearchSpace\nSPACE = SearchSpace({varied})\n")
+    assert refused(capsys, "--space own.py --preset laptop --workers 3 --confirm 1") == sentence
+    assert start("--space own.py --preset laptop --workers 3") == 0
 
 
 def test_refuses_data_that_are_not_there(capsys, tmp_path):

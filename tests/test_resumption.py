@@ -12,6 +12,8 @@ import pytest
 from filelock import FileLock
 
 from mmjsd import data as datasets
+from study import manifest
+from study.config import ClusterError
 from tests.command_line import refused, start
 from tests.command_line import tuner as tuner  # a fixture
 
@@ -116,6 +118,39 @@ def test_a_study_grows_but_never_changes(capsys, tuner):
         command = f"--space priors --out own --resume {change}"
         assert sentence in refused(capsys, command), change
     assert len(tuner.studies) == 2
+
+
+@pytest.mark.parametrize("error", [ClusterError("no room"), ConnectionError("no Ray"), ValueError("no key")])
+def test_a_study_that_may_not_go_on_stays_as_it_was(capsys, tuner, error):
+    line, files = "--space priors --out own", (Path("own/study.json"), Path("own/manifest.json"))
+    assert start(f"{line} --trials 4") == 0
+    manifest.write_ended(tuner.study.out)
+    before = [file.read_bytes() for file in files]
+    tuner.error = error
+    assert refused(capsys, f"{line} --resume --trials 6 --confirm 1") == str(error)
+    assert [file.read_bytes() for file in files] == before
+    tuner.error = None
+    assert start(f"{line} --resume --trials 5") == 0
+
+
+def test_a_study_that_was_refused_after_it_had_served_trials_stays_grown(capsys, tuner, monkeypatch):
+    def serve(study):
+        (study.out / "tune" / "trial").mkdir(parents=True)
+        raise ClusterError("a node does not see the folder")
+
+    line = "--space priors --out own"
+    assert start(f"{line} --trials 4") == 0
+    monkeypatch.setattr(sys.modules["study.tuner"], "run_study", serve)
+    refused(capsys, f"{line} --resume --trials 6")
+    assert json.loads(Path("own/study.json").read_text())["trials"] == 6
+    assert json.loads(Path("own/manifest.json").read_text())["resumed"][0]["grown"] == {"trials": 6}
+
+
+def test_a_folder_that_was_renamed_holds_the_same_study(tuner, tmp_path):
+    assert start("--space smoke --out first") == 0
+    Path("first").rename("second")
+    assert start("--space smoke --out second --resume") == 0
+    assert (tuner.study.name, tuner.study.out) == ("first", tmp_path / "second")
 
 
 def test_notices_a_space_file_that_was_edited(capsys):

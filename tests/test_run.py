@@ -362,10 +362,6 @@ def test_a_study_for_which_a_cluster_has_no_room_leaves_the_folder_free(tuner, c
     assert refused(capsys, "--space smoke") == "the cluster has no room"
     tuner.error = None
     assert start("--space smoke") == 0
-    tuner.error = ClusterError("the cluster has no room")
-    assert refused(capsys, "--space smoke --resume") == "the cluster has no room"
-    Path("runs/other/results").mkdir(parents=True)
-    assert json.loads(Path("runs/smoke/study.json").read_text())["study"] == "smoke"
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "study.json"])
