@@ -41,16 +41,18 @@ def groups_that_differ(sources: Sequence[Source]) -> list[list[str]]:
     """Fields that the runs do not share, in groups that cannot be told apart.
 
     Those of a group differ alike, or as the objective's name or the data set's determines.
-    Fields that a run sweeps, in whole or in part, are left out: each of its configs has its own value.
+    Fields that a run sweeps, in whole or in part, are left out, and so are those that follow from them: each
+    of its configs has its own value.
     """
     if len(sources) == 1:
         return []
     varied = {path for source in sources for path in (*swept(source), *_set_by_cases(source))}
+    follows = {path for source in sources for path in _departures(source)}
     fields = [in_common(source) for source in sources]
     paths = list(dict.fromkeys([*_LEADING, *(path for each in fields for path in each)]))
     groups: dict[tuple[int, ...], list[str]] = {}
     for path in paths:
-        if overlaps(path, varied) or path in _NO_MATTER:
+        if overlaps(path, varied) or path in follows or path in _NO_MATTER:
             continue
         values = [each.get(path) for each in fields]
         groups.setdefault(tuple(values.index(value) for value in values), []).append(path)
@@ -68,8 +70,18 @@ def groups_that_differ(sources: Sequence[Source]) -> list[list[str]]:
 
 def in_common(source: Source) -> dict[str, Hashable]:
     """What all configs of a run have in common, its commit included."""
-    fields = dict(leaves(source.run.study.get("base") or {}))
+    departures = _departures(source)
+    base = leaves(source.run.study.get("base") or {})
+    fields = {path: value for path, value in base if path not in departures}
     return fields | ({"commit": source.run.commit[:10]} if source.run.commit else {})
+
+
+def _departures(source: Source) -> set[str]:
+    """Paths of the base's fields that some config has otherwise: swept ones, and what follows from these."""
+    base = dict(leaves(source.run.study.get("base") or {})).items()
+    texts = {row["config_hash"]: row["config"] for row in source.rows}.values()
+    configs = (dict(leaves(json.loads(text))) for text in texts)
+    return {path for config in configs for path, _ in base - config.items()}
 
 
 def swept(source: Source) -> list[str]:
@@ -117,8 +129,8 @@ def _value(row: Mapping[str, Any], path: str) -> Any:
     """A swept field of a trial; where its run does not sweep that field, the value that it has there."""
     if f"param.{path}" in row:
         value = row[f"param.{path}"]
-    else:
-        value = json.loads(row["config"])
+    else:  # that of a field, not of cases, which may have the name of a section
+        value = json.loads(row["config"]) if "." in path else None
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else value
         if isinstance(value, dict):  # as study.store writes it where it is swept
@@ -167,8 +179,9 @@ def all_domains(
 ) -> dict[str, Mapping[str, Any]]:
     """Of each swept field, and of what the runs differ in; fields whose domains disagree have none."""
     domains: dict[str, Mapping[str, Any]] = {}
+    fields = [in_common(source) | {"run": source.run.label} for source in sources]
     for path, *_ in differing:
-        values = [(in_common(source) | {"run": source.run.label}).get(path) for source in sources]
+        values = [each.get(path) for each in fields]
         domains[path] = {"type": "Choice", "options": list(_distinct(values))}
     for source in sources:
         for path, domain in (source.run.study.get("domains") or {}).items():
@@ -202,7 +215,7 @@ def factors(
     One of few values, or of a Choice, has levels; of weights, which go together, each is a factor.
     """
     paths = list(dict.fromkeys([*domains, *(path for config in configs for path in config.params)]))
-    names = _short_names(paths)
+    names = _short_names(paths, {section for config in configs for section in config.settings})
     drawn: dict[str, list[Any]] = {}
     for config in configs:
         for path, domain in _drawn(domains, config.params).items():
@@ -210,7 +223,7 @@ def factors(
     within = {path: {"type": "Choice", "options": options} for path, options in drawn.items() if options}
     for path in paths:
         domain = domains.get(path) or within.get(path) or {}
-        values = [config.params[path] for config in configs if config.params.get(path) is not None]
+        values: list[Any] = [config.params[path] for config in configs if config.params.get(path) is not None]
         levels = _levels(values, domain, is_grid=is_grid)
         if levels or not values:
             yield Factor(path, names[path], levels)
@@ -220,6 +233,7 @@ def factors(
                     yield Factor(path, f"{names[path]}[{weight}]", (), index, size)
         else:
             log = domain.get("type") == "LogUniform" or bool(domain.get("log"))
+            log = log and all(value > 0 for value in values)  # a run that does not sweep it may have zero
             yield Factor(path, names[path], (), log=log)
 
 
@@ -245,8 +259,14 @@ def _levels(values: Sequence[Any], domain: Mapping[str, Any], *, is_grid: bool) 
     return tuple(sorted(distinct, key=lambda value: places.get(value, len(places))))
 
 
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Paths without their section, where that stays unambiguous; objective.name is just the objective."""
-    short = {path: path.removesuffix(".name").split(".", 1)[-1] for path in paths}
+def _short_names(paths: Sequence[str], sections: set[str]) -> dict[str, str]:
+    """Paths without their section, where that stays unambiguous; objective.name is just the objective.
+
+    Names of cases, which are in no section, stay as they are.
+    """
+    short = {
+        path: path.removesuffix(".name").split(".", 1)[-1] if path.split(".")[0] in sections else path
+        for path in paths
+    }
     names = list(short.values())
     return {path: name if names.count(name) == 1 else path for path, name in short.items()}

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from analysis.fields import leaves, overlaps
@@ -71,12 +72,14 @@ def fixed_settings(results: Results) -> Table | None:
     swept = {factor.path for factor in results.factors}
     for domain in results.domains.values():
         swept |= {path for fields in domain.get("cases", {}).values() for path in fields}
-    bases = [dict(leaves(run.study.get("base") or {})) for run in results.runs]
+    asked = [run.study.get("base") or {} for run in results.runs]
+    trained = [config.settings for config in (*results.configs, *results.confirmed)]
+    first, *others = (dict(leaves(each)) for each in (*asked, *trained))
     rows = [
         Row((Cell(path, "code"), Cell(level_label(value))))
-        for path, value in bases[0].items()
+        for path, value in first.items()
         if path != "seed"
-        and all(path in base and base[path] == value for base in bases)
+        and all(path in fields and fields[path] == value for fields in others)
         and not overlaps(path, swept)
     ]
     return Table("fields", "Fields that all trials share", ("field", "value"), tuple(rows)) if rows else None
@@ -117,16 +120,18 @@ def commands(results: Results) -> str:
 
 def queries(results: Results) -> str:
     """Lines of Python that read a run: as frames, and the two Parquet tables as they are."""
-    run = results.runs[0].where
-    runs = ", ".join(json.dumps(each.where) for each in results.runs)
-    trials, parts = json.dumps(f"{run}/results/trials"), json.dumps(f"{run}/results/trials/*.parquet")
-    sql = f"SELECT * FROM '{run}/results/measurements/*.parquet' WHERE metric = '{results.objective.metric}'"
+    quoted = partial(json.dumps, ensure_ascii=False)
+    run, metric = results.runs[0].where, results.objective.metric
+    runs = ", ".join(quoted(each.where) for each in results.runs)
+    trials, parts = quoted(f"{run}/results/trials"), quoted(f"{run}/results/trials/*.parquet")
+    measurements = f"{run}/results/measurements/*.parquet".replace("'", "''")
+    sql = f"SELECT * FROM '{measurements}' WHERE metric = '{metric}'"
     return "\n".join(
         (
-            f"from analysis.api import load; load({runs}).pivot({json.dumps(results.objective.metric)})",
+            f"from analysis.api import load; load({runs}).pivot({quoted(metric)})",
             f"import pandas; pandas.read_parquet({trials})",
             f"import polars; polars.read_parquet({parts})",
-            f"import duckdb; duckdb.sql({json.dumps(sql)})",
+            f"import duckdb; duckdb.sql({quoted(sql)})",
         )
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,16 @@ def load(*runs: Path | str) -> Results:
         ]
     )
     metric = _common_metric(sources)
+    further = [
+        each for each in sources[0].objectives[1:] if all(each in source.objectives for source in sources)
+    ]
+    for each in (metric, *further):
+        sources = _given_all(each, sources)
     differing = groups_that_differ(sources)
     domains = all_domains(sources, differing)
     descending = metric not in LOWER_IS_BETTER
     configs = _configs(sources, differing, domains, descending=descending)
     objective = _objective(metric, sources)
-    others = [_objective(each, sources) for each in sources[0].objectives[1:]] if len(sources) == 1 else []
     modalities = _modalities(sources)
     samplers = {source.run.study.get("sampler") for source in sources}
     return Results(
@@ -64,7 +69,7 @@ def load(*runs: Path | str) -> Results:
         running=tuple(each for source in sources for each in _running(source)),
         modalities=modalities,
         objective=objective,
-        objectives=(objective, *others),
+        objectives=(objective, *(_objective(each, sources) for each in further)),
         last=_last(sources),
         curves={name: points for source in sources for name, points in _curves(source, objective).items()},
     )
@@ -198,6 +203,30 @@ def _objective(metric: str, sources: Sequence[Source]) -> Quantity:
     return Quantity(metric, posterior, given, target)
 
 
+def _given_all(metric: str, sources: Sequence[Source]) -> list[Source]:
+    """The sources with a metric given all modalities of its run under one name, as given nothing.
+
+    They are left as they are where all runs have the same modalities.
+    """
+    own = [_objective(metric, [source]) for source in sources]
+    if len({each.given for each in own if each.given}) < 2:
+        return list(sources)
+    posterior = min((each.posterior for each in own), key=preference)
+    found = []
+    for source, each in zip(sources, own, strict=True):
+        rows = _rows(source, each).assign(given="", posterior=posterior)
+        found.append(replace(source, evaluated=pd.concat([source.evaluated, rows], ignore_index=True)))
+    return found
+
+
+def _rows(source: Source, quantity: Quantity) -> pd.DataFrame:
+    """What was measured of a quantity on both splits."""
+    rows = source.evaluated
+    for name in Quantity._fields:
+        rows = rows[rows[name] == getattr(quantity, name)] if name != "split" else rows
+    return rows
+
+
 def _last(sources: Sequence[Source]) -> dict[Quantity, dict[str, float]]:
     values: dict[Quantity, dict[str, float]] = {}
     for source in sources:
@@ -213,10 +242,8 @@ def _last(sources: Sequence[Source]) -> dict[Quantity, dict[str, float]]:
 
 
 def _curves(source: Source, objective: Quantity) -> dict[str, list[tuple[int, float]]]:
-    wanted = objective._replace(split="validation")
-    rows = source.evaluated
-    for name in Quantity._fields:
-        rows = rows[rows[name] == getattr(wanted, name)]
+    rows = _rows(source, objective)
+    rows = rows[rows["split"] == "validation"]
     points: dict[str, list[tuple[int, float]]] = {}
     columns = (rows.sort_values("epoch")[name].tolist() for name in ("trial_id", "epoch", "value"))
     for trial_id, epoch, value in zip(*columns, strict=True):

@@ -319,7 +319,10 @@ class Results:
     @property
     def swept(self) -> dict[str, str]:
         """Short names of the swept fields, by path."""
-        return {factor.path: factor.name.split("[")[0] for factor in self.factors}
+        return {
+            factor.path: factor.name if factor.index is None else factor.name.split("[")[0]
+            for factor in self.factors
+        }
 
     @property
     def num_configs(self) -> int:

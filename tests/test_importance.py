@@ -4,7 +4,7 @@ import pytest
 from analysis.api import load
 from analysis.importance import noise_share
 from analysis.report import write_report
-from tests.synthetic import grid, write_study
+from tests.synthetic import grid, study_json, write_study
 
 FACTORS = grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5, 10.0), model__width=(0.5, 1.0))
 
@@ -101,3 +101,33 @@ def test_importance_without_replicates_has_no_interval(tmp_path):
 )
 def test_importance_is_silent_where_nothing_can_be_said(tmp_path, configs, truth):
     assert load(write_study(tmp_path / "run", configs, truth)).importance().empty
+
+
+def test_a_field_that_is_zero_where_it_is_not_swept_is_on_no_log_scale(tmp_path):
+    domains = {
+        "model.style_dim": {"type": "Integer", "low": 1, "high": 64, "log": True},
+        "objective.beta": {"type": "LogUniform", "low": 0.1, "high": 10.0},
+    }
+    rng = np.random.default_rng(0)
+
+    def truth(params):
+        return weighted({"model.style_dim": 0} | params)
+
+    def sampled(name, base, configs, seed):
+        information = study_json(configs, 2, ("mnist", "svhn", "text"))
+        information["base"]["model"]["style_dim"] = base
+        asked = {"base": information["base"], "sampler": "random"}
+        asked["domains"] = {path: domains[path] for path in configs[0]}
+        return write_study(tmp_path / name, configs, truth, study=asked, seed=seed)
+
+    betas = [{"objective.beta": beta} for beta in (10 ** rng.uniform(-1, 1, 12)).tolist()]
+    sizes = [params | {"model.style_dim": 1 + 5 * index} for index, params in enumerate(betas[:9])]
+    runs = [sampled("sizes", 4, sizes, 0), sampled("none", 0, betas[9:], 1)]
+    study = load(*runs)
+    assert {factor.name: factor.log for factor in study.results.factors} == {"style_dim": False, "beta": True}
+    assert {factor.name: factor.log for factor in load(runs[0]).results.factors} == {
+        "style_dim": True,
+        "beta": True,
+    }
+    assert np.isfinite(study.importance()["share"]).all()
+    assert "style_dim" in write_report(*runs, out=tmp_path / "both").read_text()

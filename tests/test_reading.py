@@ -1,13 +1,15 @@
+import ast
 import json
 import shutil
 
+import duckdb
 import pytest
 
 from analysis.findings import find
-from analysis.provenance import fixed_settings
+from analysis.provenance import fixed_settings, queries
 from analysis.reading import ReportError, load
 from analysis.report import main, write_report
-from analysis.results import Trial
+from analysis.results import Quantity, Trial
 from study import store
 from tests.synthetic import grid, study_json, write_study
 
@@ -211,3 +213,127 @@ def test_cases_may_have_the_name_of_a_section_of_fields(tmp_path):
     shared = [row.cells[0].text for row in fixed_settings(load(runs[0])).rows]
     assert "model.content_dim" in shared
     assert "model.width" not in shared
+
+
+def shared_fields(results):
+    return {row.cells[0].text: row.cells[1].text for row in fixed_settings(results).rows}
+
+
+def of_objectives(run, *names):
+    """A run that sweeps the objective's name, from which the fusion follows."""
+    write_study(run, grid(objective__name=names), lambda params: 0.5)
+    for row in store.read(run).trials.to_pylist():
+        config, name = json.loads(row["config"]), row.pop("param.objective.name")
+        config["objective"]["fusion"] = "product" if name == "mvae" else "mixture"
+        store.write_trial(run, row | {"config": json.dumps(config)}, {"objective.name": name})
+    return run
+
+
+def test_a_field_that_follows_from_a_swept_one_is_shared_only_where_all_trials_have_it_alike(tmp_path):
+    assert "objective.fusion" not in shared_fields(load(of_objectives(tmp_path / "a", "mmjsd", "mvae")))
+    assert (
+        shared_fields(load(of_objectives(tmp_path / "b", "mmjsd", "mmvae")))["objective.fusion"] == "mixture"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "fusion", "told_apart"),
+    [("mmvae", "mixture", []), ("mvae", "product", ["run"]), ("mmjsd", "product", ["run"])],
+)
+def test_a_field_that_follows_from_a_swept_one_is_no_difference_between_runs(
+    tmp_path, name, fusion, told_apart
+):
+    """But where it makes configs differ that are alike in all that is swept, the runs are told apart."""
+    other = based_on("objective", "name", name)
+    other["base"]["objective"]["fusion"] = fusion
+    runs = [
+        of_objectives(tmp_path / "names", "mmjsd", "mvae"),
+        write_study(tmp_path / "one", grid(model__style_dim=(4, 16)), truth(0.6), study=other, seed=1),
+    ]
+    names = {factor.name for factor in load(*runs).factors}
+    assert names == {*told_apart, "objective", "style_dim"}
+
+
+@pytest.mark.parametrize("numbers", [(2, 3), (3, 1)])
+def test_runs_of_other_modalities_are_judged_by_what_each_measured_given_all(tmp_path, numbers):
+    """Given all n modalities of a run, the probe reaches 0.2 n."""
+    runs = []
+    for number in numbers:
+        names = tuple(f"m{index}" for index in range(number))
+        posterior = "product" if number > 1 else ""
+        score = {("probe_accuracy", posterior, "+".join(names), ""): 0.2 * number}
+        runs.append(
+            write_study(
+                tmp_path / str(number),
+                grid(objective__beta=(1.0, 2.5)),
+                truth=lambda params, number=number: 0.2 * number,
+                modalities=names,
+                dataset=f"polydigits-{number}",
+                tested=lambda params, rng, score=score: score,
+                study={"objective_metric": "probe_accuracy"},
+                seed=number,
+            )
+        )
+    results = load(*runs)
+    assert results.objective == Quantity("probe_accuracy", "product")
+    for config in results.configs:
+        expected = 0.2 * int(config.run)
+        assert results.values(config, results.objective) == pytest.approx([expected, expected])
+        assert all(trial.trial_id in results.curves for trial in config.trials)
+    effects = {each.factor.name: each.effect.best.num_configs for each in find(results).effects}
+    assert effects == {"data": 2, "beta": 2}
+    assert load(runs[0]).objective.given == "+".join(f"m{index}" for index in range(numbers[0]))
+
+
+def test_runs_keep_the_objectives_that_all_have(tmp_path):
+    asked = [
+        ["mean_coherence", "random_coherence", "reconstruction"],
+        ["mean_coherence", "random_coherence"],
+    ]
+    runs = [
+        write_study(tmp_path / name, SIZES, truth(0.7), study={"objectives": names}, seed=len(names))
+        for name, names in zip("ab", asked, strict=True)
+    ]
+    assert [each.metric for each in load(*runs).objectives] == asked[1]
+    assert [each.metric for each in load(runs[0]).objectives] == asked[0]
+
+
+def test_cases_with_the_name_of_a_section_are_missing_in_a_run_that_lacks_them(tmp_path):
+    cases = {"narrow": {"model.width": 0.5}, "wide": {"model.width": 1.0}}
+    domains = {"model": {"type": "Cases", "options": list(cases), "cases": cases}}
+    runs = [
+        write_study(
+            tmp_path / "cases", grid(model=tuple(cases)), lambda params: 0.5, study={"domains": domains}
+        ),
+        write_study(tmp_path / "betas", grid(objective__beta=(1.0, 2.0)), lambda params: 0.5, seed=1),
+    ]
+    results = load(*runs)
+    assert {config.params["model"] for config in results.configs if config.run == "betas"} == {None}
+    assert next(factor.levels for factor in results.factors if factor.path == "model") == tuple(cases)
+
+
+@pytest.mark.parametrize("names", [("net [width]", "net [content]"), ("size v1.5", "my.name")])
+def test_names_of_cases_are_shown_as_they_are(tmp_path, names):
+    cases = {"narrow": {"model.width": 0.5}, "wide": {"model.width": 1.0}}
+    domain = {"type": "Cases", "options": list(cases), "cases": cases}
+    run = write_study(
+        tmp_path / "run",
+        [{names[0]: first, names[1]: second} for first in cases for second in cases],
+        lambda params: 0.5,
+        study={"domains": dict.fromkeys(names, domain)},
+    )
+    results = load(run)
+    assert results.swept == {name: name for name in names}
+    assert [factor.name for factor in results.factors] == list(names)
+
+
+def test_queries_run_whatever_the_folder_is_called(tmp_path):
+    run = write_study(tmp_path / "it's an 😀", SIZES, truth(0.7))
+    results = load(run)
+    calls = [ast.parse(line).body[-1].value for line in queries(results).splitlines()]
+    calls[0] = calls[0].func.value  # load(...), of which .pivot(...) is called
+    where, trials, parts, measurements = (call.args[0].value for call in calls)
+    assert (where, trials) == (str(run), str(run / "results" / "trials"))
+    assert parts == str(run / "results" / "trials" / "*.parquet")
+    assert len(duckdb.sql(measurements)) == (results.measurements["metric"] == "mean_coherence").sum()
+    assert "😀" in queries(results)
