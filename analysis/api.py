@@ -1,5 +1,6 @@
 """A study in Python, for notebooks: `load("runs/subspaces").effects("style_dim")`. Pandas frames come out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +19,18 @@ from analysis.importance import Importance, weigh
 from analysis.leaks import Leak, find_leaks, leak_drawing
 from analysis.paper import DEFINITIONS, Comparison, compare, sheets
 from analysis.reading import load as read_runs
-from analysis.results import Config, Results
+from analysis.results import Config, Quantity, Results
 from analysis.wording import answer
+
+Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
 class Study:
-    """What the report says, at full precision. Configs have the numbers that they have in the report."""
+    """What the report says, at full precision. Configs have the numbers that they have in the report.
+
+    A frame has its columns also where it has no row.
+    """
 
     results: Results
 
@@ -51,17 +57,22 @@ class Study:
     @cached_property
     def configs(self) -> pd.DataFrame:
         """One row a config, best first: its swept fields, what its test split says, and what it cost."""
-        rows = []
-        for each in self.findings.configs:
-            config = each.config
-            row = self._swept(config, {"config": each.number, "config_hash": config.config_hash})
-            row |= {"best": each.is_best, "tied_with_best": each.tied}
-            row |= {"validation_objective": config.validation}
-            for column in self.findings.columns:
-                row |= _numbers(each.estimates[column.key], f"test_{column.key}")
-            row |= {"complete_replicates": len(config.complete), "ended_replicates": len(config.trials)}
-            rows.append(row | {"device_s": config.device_s})
-        return pd.DataFrame(rows)
+        found = self.findings.configs
+        configs = [each.config for each in found]
+        columns = self._swept(
+            configs,
+            config=[each.number for each in found],
+            config_hash=[config.config_hash for config in configs],
+        )
+        columns["best"] = [each.is_best for each in found]
+        columns["tied_with_best"] = [each.tied for each in found]
+        columns["validation_objective"] = [config.validation for config in configs]
+        for column in self.findings.columns:
+            columns |= _numbers([each.estimates[column.key] for each in found], f"test_{column.key}")
+        columns["complete_replicates"] = [len(config.complete) for config in configs]
+        columns["ended_replicates"] = [len(config.trials) for config in configs]
+        columns["device_s"] = [config.device_s for config in configs]
+        return pd.DataFrame(columns)
 
     def scores(self, metric: str | None = None, split: str = "test") -> pd.DataFrame:
         """One row a config and quantity, after the last epoch: mean, standard error, interval."""
@@ -69,17 +80,19 @@ class Study:
         for quantity in self.results.last:
             if quantity.split == split and metric in (None, quantity.metric):
                 found = estimates(self.results, quantity)
-                for each in self.findings.configs:
-                    if each.config.config_hash in found:
-                        numbers = _numbers(found[each.config.config_hash])
-                        named = self._swept(each.config, {"config": each.number})
-                        rows.append(named | quantity._asdict() | numbers)
+                rows += [
+                    (each, quantity, found[each.config.config_hash])
+                    for each in self.findings.configs
+                    if each.config.config_hash in found
+                ]
         if metric is not None and not rows:
             known = sorted({quantity.metric for quantity in self.results.last if quantity.split == split})
             raise ValueError(
                 f"no {split} scores of {metric!r}; there are {', '.join(known) or 'none of any metric'}"
             )
-        return pd.DataFrame(rows)
+        swept = self._swept([each.config for each, _, _ in rows], config=[each.number for each, _, _ in rows])
+        measured = _quantities([quantity for _, quantity, _ in rows])
+        return pd.DataFrame(swept | measured | _numbers([estimate for *_, estimate in rows]))
 
     def pivot(self, metric: str, split: str = "test") -> pd.DataFrame:
         """Means of a metric: configs down, what was given, target and posterior across."""
@@ -91,27 +104,31 @@ class Study:
     def posteriors(self) -> pd.DataFrame:
         """One row a test score that the product and the mixture of posteriors both have: by how much the
         product's exceeds the mixture's, within trials and averaged over configs."""
+        found = contrasts(self.results)
         return pd.DataFrame(
-            [
-                each.quantity._asdict() | _numbers(each.difference, "difference") | {"p_value": each.p_value}
-                for each in contrasts(self.results)
-            ]
-        ).drop(columns=["posterior", "split"], errors="ignore")
+            _quantities([each.quantity for each in found])
+            | _numbers([each.difference for each in found], "difference")
+            | {"p_value": [each.p_value for each in found]}
+        ).drop(columns=["posterior", "split"])
 
     def confirmation(self) -> pd.DataFrame:
         """One row a config that was confirmed, best first on fresh seeds: the objective on the test split,
         and by how much it exceeds the base config's."""
+        found = self.findings.confirmed
+        configs = [each.config for each in found]
+        swept = self._swept(
+            configs,
+            config=[each.number for each in found],
+            config_hash=[config.config_hash for config in configs],
+        )
         return pd.DataFrame(
-            [
-                self._swept(each.config, {"config": each.number, "config_hash": each.config.config_hash})
-                | {"base": each.config.is_base}
-                | {"validation_objective": each.config.validation}
-                | _numbers(each.searched, "searched")
-                | _numbers(each.fresh, "fresh")
-                | _numbers(each.advantage, "against_base")
-                | {"p_value": each.p_value}
-                for each in self.findings.confirmed
-            ]
+            swept
+            | {"base": [config.is_base for config in configs]}
+            | {"validation_objective": [config.validation for config in configs]}
+            | _numbers([each.searched for each in found], "searched")
+            | _numbers([each.fresh for each in found], "fresh")
+            | _numbers([each.advantage for each in found], "against_base")
+            | {"p_value": [each.p_value for each in found]}
         )
 
     def effects(self, factor: str | None = None) -> pd.DataFrame:
@@ -125,28 +142,29 @@ class Study:
         wanted = names.get(factor, factor) if factor else None
         if wanted is not None and wanted not in known:
             raise ValueError(f"no factor {factor!r} with levels; there are {', '.join(known) or 'none'}")
-        rows = []
-        for name, finding in known.items():
-            effect = finding.effect
-            assert effect is not None
-            rows += [
-                {"factor": name, "level": mean.level, **_numbers(mean.estimate), "configs": mean.num_configs}
-                | {"effect": effect.difference, "half_width": effect.half_width, "p_value": effect.p_value}
-                for mean in effect.levels
-                if wanted in (None, name)
-            ]
-        return pd.DataFrame(rows)
+        rows = [
+            (name, finding.effect, mean)
+            for name, finding in known.items()
+            if finding.effect and wanted in (None, name)
+            for mean in finding.effect.levels
+        ]
+        return pd.DataFrame(
+            {"factor": [name for name, _, _ in rows], "level": [mean.level for *_, mean in rows]}
+            | _numbers([mean.estimate for *_, mean in rows])
+            | {"configs": [mean.num_configs for *_, mean in rows]}
+            | {"effect": [effect.difference for _, effect, _ in rows]}
+            | {"half_width": [effect.half_width for _, effect, _ in rows]}
+            | {"p_value": [effect.p_value for _, effect, _ in rows]}
+        )
 
     def correlations(self) -> pd.DataFrame:
         """One row a continuous factor: its rank correlation with the objective."""
-        found = [(each.factor.name, each.correlation) for each in self.findings.correlations]
-        return pd.DataFrame(
-            [
-                {"factor": name, "rho": each.rho, "p_value": each.p_value, "configs": each.num_configs}
-                for name, each in found
-                if each
-            ]
-        )
+        rows = [
+            (each.factor.name, each.correlation.rho, each.correlation.p_value, each.correlation.num_configs)
+            for each in self.findings.correlations
+            if each.correlation
+        ]
+        return pd.DataFrame(rows, columns=["factor", "rho", "p_value", "configs"])
 
     def pareto(self, x: str | None = None, y: str = "objective") -> pd.DataFrame:
         """One row a config that has both: where it is, and whether another one beats it in both.
@@ -160,26 +178,23 @@ class Study:
         """
         further = self.results.objectives[1:]
         x = x or (further[0].metric if further else "reconstruction")
+        points = front(self.findings, self._column(x), self._column(y))
+        swept = self._swept(
+            [point.finding.config for point in points], config=[point.finding.number for point in points]
+        )
         return pd.DataFrame(
-            [
-                self._swept(point.finding.config, {"config": point.finding.number})
-                | _numbers(point.x, x)
-                | _numbers(point.y, y)
-                | {"on_front": point.on_front, "attainment": point.attainment}
-                for point in front(self.findings, self._column(x), self._column(y))
-            ]
+            swept
+            | _numbers([point.x for point in points], x)
+            | _numbers([point.y for point in points], y)
+            | {"on_front": [point.on_front for point in points]}
+            | {"attainment": [point.attainment for point in points]}
         )
 
     def importance(self) -> pd.DataFrame:
         """One row a swept field, most important first: its share of variance, the ends of what other seeds
         make of it, and its total share, interactions included, from permutation."""
-        return pd.DataFrame(
-            [
-                {"factor": each.name, "share": each.share, "low": each.low, "high": each.high}
-                | {"total": each.total}
-                for each in self.importances
-            ]
-        )
+        rows = [(each.name, each.share, each.low, each.high, each.total) for each in self.importances]
+        return pd.DataFrame(rows, columns=["factor", "share", "low", "high", "total"])
 
     @cached_property
     def importances(self) -> list[Importance]:
@@ -191,55 +206,57 @@ class Study:
 
         `table` is its file's name in tables/, `difference` ours minus the published in standard errors.
         """
-        return pd.DataFrame(
-            [
-                {"table": sheet.name, "model": value.entry.title, "config": value.entry.number}
-                | {"column": value.column.full_title, "ours": value.ours.value}
-                | {"standard_error": value.ours.standard_error}
-                | {"published": value.published and float(value.published), "difference": value.difference}
-                for sheet in (sheets() if self.comparison else ())
-                for row in (self.comparison.values(sheet.columns) if self.comparison else ())
-                for value in row
-                if value.ours
-            ]
-        )
+        rows = [
+            (
+                sheet.name,
+                value.entry.title,
+                value.entry.number,
+                value.column.full_title,
+                value.ours.value,
+                value.ours.standard_error,
+                value.published and float(value.published),
+                value.difference,
+            )
+            for sheet in (sheets() if self.comparison else ())
+            for row in (self.comparison.values(sheet.columns) if self.comparison else ())
+            for value in row
+            if value.ours
+        ]
+        names = ["table", "model", "config", "column", "ours", "standard_error", "published", "difference"]
+        return pd.DataFrame(rows, columns=names)
 
     def claims(self) -> pd.DataFrame:
         """One row a case of the paper's claims: the difference with its interval, and the verdict."""
+        found = self.judgements
         return pd.DataFrame(
-            [
-                {"claim": each.case.claim, "case": each.case.label}
-                | _numbers(each.difference, "difference")
-                | {"published": each.published, "verdict": each.verdict}
-                for each in self.judgements
-            ]
+            {"claim": [each.case.claim for each in found], "case": [each.case.label for each in found]}
+            | _numbers([each.difference for each in found], "difference")
+            | {"published": [each.published for each in found], "verdict": [each.verdict for each in found]}
         )
 
     def as_released(self) -> pd.DataFrame:
         """One row a model and metric: what the formula of the authors' code adds to the definition."""
-        if self.comparison is None:
-            return pd.DataFrame()
+        rows = [
+            (metric, model.title, estimate)
+            for metric in DEFINITIONS
+            for model, estimate in (self.comparison.worth(metric) if self.comparison else {}).items()
+        ]
         return pd.DataFrame(
-            [
-                {"metric": metric, "model": model.title, **_numbers(estimate)}
-                for metric in DEFINITIONS
-                for model, estimate in self.comparison.worth(metric).items()
-            ]
+            {"metric": [metric for metric, _, _ in rows], "model": [model for _, model, _ in rows]}
+            | _numbers([estimate for *_, estimate in rows])
         )
 
     def leaks(self) -> pd.DataFrame:
         """One row a modality and size of its subspace: how well a linear probe reads the class from it."""
+        rows = [
+            (each.modality, size, estimate)
+            for each in self.leakage
+            for size, estimate in each.by_size.items()
+        ]
         return pd.DataFrame(
-            [
-                {
-                    "modality": each.modality,
-                    "size": size,
-                    **_numbers(estimate),
-                    "chance": self.results.chance,
-                }
-                for each in self.leakage
-                for size, estimate in each.by_size.items()
-            ]
+            {"modality": [modality for modality, _, _ in rows], "size": [size for _, size, _ in rows]}
+            | _numbers([estimate for *_, estimate in rows])
+            | {"chance": [self.results.chance] * len(rows)}
         )
 
     @cached_property
@@ -289,9 +306,9 @@ class Study:
         """The figure of every attribute's average precision, for the report."""
         return attribute_drawing(self.findings)
 
-    def _swept(self, config: Config, named: dict[str, Any]) -> dict[str, Any]:
-        """What names a config, then its swept fields by path; None where one does not apply."""
-        swept = {path: config.params.get(path) for path in self.results.swept}
+    def _swept(self, configs: Sequence[Config], **named: list[Any]) -> Columns:
+        """What names the configs, then their swept fields by path; None where one does not apply."""
+        swept = {path: [config.params.get(path) for config in configs] for path in self.results.swept}
         return named | swept | named  # a case may be called so, too
 
     def _column(self, key: str) -> Column:
@@ -315,8 +332,12 @@ def load(*runs: Path | str) -> Study:
     return Study(read_runs(*runs))
 
 
-def _numbers(estimate: Estimate | None, name: str = "") -> dict[str, float | None]:
-    """An estimate's mean, standard error and interval, as columns that begin with `name`."""
+def _quantities(quantities: Sequence[Quantity]) -> Columns:
+    return {name: [getattr(each, name) for each in quantities] for name in Quantity._fields}
+
+
+def _numbers(estimates: Sequence[Estimate | None], name: str = "") -> Columns:
+    """The estimates' means, standard errors and intervals, as columns that begin with `name`."""
     prefix = f"{name}_" if name else ""
-    ends = {f"{prefix}{end}": getattr(estimate, end, None) for end in ("standard_error", "low", "high")}
-    return {name or "mean": getattr(estimate, "value", None)} | ends
+    names = {name or "mean": "value"} | {f"{prefix}{end}": end for end in ("standard_error", "low", "high")}
+    return {column: [getattr(each, number, None) for each in estimates] for column, number in names.items()}

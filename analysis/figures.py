@@ -108,7 +108,9 @@ def _interaction(findings: Findings) -> Drawing | None:
         axes.set_ylabel(results.objective.label)
         axes.legend(loc="best")
 
-    over = " (averaged over the other factors)" if len(results.factors) > 2 else ""
+    over = (
+        " (averaged over the settings of the others that all pairs have)" if len(results.factors) > 2 else ""
+    )
     caption = (
         f"Test {results.objective.label} for every pair of levels{over}. {_bars(findings)} Small points: "
         "single trials. Parallel lines mean that the factors act independently."

@@ -94,7 +94,8 @@ class FactorFinding:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Mean objective for each pair of levels of two factors."""
+    """Mean objective for each pair of levels of two factors, over the settings of the others that all
+    pairs have."""
 
     along: Factor
     lines: Factor
@@ -304,11 +305,10 @@ def measured(results: Results, metric: str) -> Column | None:
 
 def _undominated(points: np.ndarray) -> np.ndarray:
     """Which points `[point, axis]` no other beats, where smaller is better on both axes."""
-    order = np.lexsort((points[:, 1], points[:, 0]))
-    y = points[order, 1]
+    places, place = np.unique(points, axis=0, return_inverse=True)
+    y = places[:, 1]
     best_before = np.concatenate([[inf], np.minimum.accumulate(y)[:-1]])
-    mask = np.zeros(len(points), bool)
-    mask[order] = y < best_before
+    mask: np.ndarray = (y < best_before)[place.ravel()]
     return mask
 
 
@@ -378,9 +378,15 @@ def _cells(factor: Factor, configs: Sequence[Config], objective: Mapping[str, li
     """Values by level and by the setting of all other swept fields."""
     cells: Cells = {level: {} for level in factor.levels}
     for config in configs:
-        setting = tuple(value for path, value in sorted(config.params.items()) if path != factor.path)
-        cells[factor.value(config)].setdefault(setting, []).extend(objective[config.config_hash])
+        row = cells[factor.value(config)]
+        row.setdefault(_setting(config, factor), []).extend(objective[config.config_hash])
     return cells
+
+
+def _setting(config: Config, *factors: Factor) -> Hashable:
+    """Of all swept fields but those of the factors."""
+    paths = {factor.path for factor in factors}
+    return tuple(value for path, value in sorted(config.params.items()) if path not in paths)
 
 
 def _interaction(results: Results, objective: Mapping[str, list[float]], noise: Noise) -> Interaction | None:
@@ -408,10 +414,18 @@ def _crossing(
     if len(largest) < 2:
         return None
     along, lines = sorted((finding.factor for finding in largest), key=lambda factor: -len(factor.levels))
-    configs: dict[tuple[Hashable, Hashable], list[Config]] = {}
+    cells: dict[tuple[Hashable, Hashable], dict[Hashable, list[Config]]] = {}
     for config in results.configs:
-        if objective.get(config.config_hash):
-            configs.setdefault((along.value(config), lines.value(config)), []).append(config)
+        pair = along.value(config), lines.value(config)
+        if objective.get(config.config_hash) and None not in pair:
+            cells.setdefault(pair, {}).setdefault(_setting(config, along, lines), []).append(config)
+    shared = set.intersection(*map(set, cells.values())) if cells else set()
+    if not shared:
+        return None
+    configs = {
+        pair: [config for setting, group in row.items() if setting in shared for config in group]
+        for pair, row in cells.items()
+    }
     means = {
         pair: estimate_mean_of_configs([objective[config.config_hash] for config in group], noise)
         for pair, group in configs.items()

@@ -104,7 +104,7 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
     is_own = len(runs) == 1 and not is_url(runs[0])
     folder = out or (Path(runs[0]) / "report" if is_own else Path("report"))
     grids = _sample_grids(study.findings)
-    conditional = _conditional_samples(grids[0].trial) if grids else []
+    conditional = _conditional_samples(study.findings, grids)
     further = (study.leak_drawing, study.claim_drawing, study.attribute_drawing)
     drawings = [*study.drawings, *filter(None, further)]
     environment, shown = _environment(), _shown(study)
@@ -150,26 +150,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sample_grids(findings: Findings) -> list[SampleGrid]:
     """Pictures of the best, the median and the worst config, one replicate each, as far as there are any."""
-    drawn = [
-        (finding, pictured[0])
-        for finding in findings.configs
-        if (pictured := [trial for trial in finding.config.complete if os.access(trial.overview, os.R_OK)])
-    ]
-    last = len(drawn) - 1
-    names = {0: "Best", last // 2: "Median", last: "Worst"} if last > 1 else {0: "Best", last: "Worst"}
-    picked = {place: name for place, name in names.items() if 0 <= place <= last} | (
-        {0: "Best"} if drawn else {}
-    )
+    ranked = [finding for finding in findings.configs if finding.config.complete]
+    last = len(ranked) - 1
+    places = {last: "Worst", last // 2: "Median", 0: "Best"} if ranked else {}
     return [
-        SampleGrid(f"{name}: config {drawn[place][0].number}", trial := drawn[place][1], trial.overview)
-        for place, name in sorted(picked.items())
+        SampleGrid(f"{name}: config {ranked[place].number}", trial, trial.overview)
+        for place, name in sorted(places.items())
+        for trial in [each for each in ranked[place].config.complete if os.access(each.overview, os.R_OK)][:1]
     ]
 
 
-def _conditional_samples(trial: Trial) -> list[SampleGrid]:
-    """Pictures of each modality of a trial, generated where it is missing."""
-    files = sorted(file for file in trial.samples.glob("conditional_*.png") if os.access(file, os.R_OK))
-    return [SampleGrid(file.stem.removeprefix("conditional_"), trial, file) for file in files]
+def _conditional_samples(findings: Findings, grids: Sequence[SampleGrid]) -> list[SampleGrid]:
+    """Pictures of each modality, generated where it is missing, by the best config."""
+    best = findings.best.config.complete if findings.best else ()
+    return [
+        SampleGrid(file.stem.removeprefix("conditional_"), grid.trial, file)
+        for grid in grids
+        if grid.trial in best
+        for file in sorted(grid.trial.samples.glob("conditional_*.png"))
+        if os.access(file, os.R_OK)
+    ]
 
 
 def _clear(folder: Path, *, is_own: bool) -> None:

@@ -7,7 +7,7 @@ from statistics import fmean
 from analysis.confirmation import Confirmed
 from analysis.estimates import CONFIDENCE, Estimate
 from analysis.findings import ConfigFinding, Findings
-from analysis.results import Config, Factor, Results, level_label, weight_labels, weight_names
+from analysis.results import Config, Factor, Results, Run, level_label, weight_labels, weight_names
 
 
 def answer(findings: Findings) -> list[str]:
@@ -31,10 +31,11 @@ def _best_sentences(findings: Findings) -> list[str]:
         return [f"No config can be called best: no trial completed: {counts} (see “What did not complete”)."]
     estimate = best.estimates.get("objective")
     ranked = [finding for finding in findings.configs if finding.config.validation is not None]
+    so_far = " so far" if results.running or results.num_missing else ""
     chosen = (
         f"The best of {len(ranked)} configs on the validation split is"
         if len(ranked) > 1
-        else f"The only config{' that completed' if len(results.configs) > 1 else ''} is"
+        else f"The only config{f' that completed{so_far}' if results.num_configs > 1 else ''} is"
     )
     sentence = f"{chosen} **{describe(best.config, results)}**"
     if estimate is None:
@@ -45,60 +46,60 @@ def _best_sentences(findings: Findings) -> list[str]:
     if estimate.low is None or estimate.high is None:
         return [f"{sentence} ({replicates}; an interval needs at least two replicates of a config)."]
     bounds = f"95 % interval {fixed(estimate.low, decimals)} to {fixed(estimate.high, decimals)}"
-    return [f"{sentence} ({bounds}; {replicates}).", *_tie_sentence(findings)]
+    return [f"{sentence} ({bounds}; {replicates}).", *_tie_sentence(findings, len(ranked) - 1)]
 
 
-def _tie_sentence(findings: Findings) -> list[str]:
+def _tie_sentence(findings: Findings, num_others: int) -> list[str]:
     ties = [finding.tied for finding in findings.configs if finding.tied is not None]
     if not ties:
         return []
     tied = sum(ties)
+    compared = " that can be compared" if len(ties) < num_others else ""
     if len(ties) == 1:
-        return [f"The other config {'is statistically tied with it' if tied else 'differs significantly'}."]
+        which = f"{'one ' if compared else ''}other config{compared}"
+        return [f"The {which} {'is statistically tied with it' if tied else 'differs significantly'}."]
     if tied:
         verb = "is" if tied == 1 else "are"
-        return [f"Of the {len(ties)} other configs {tied} {verb} statistically tied with it."]
-    return [f"Each of the {len(ties)} other configs differs from it significantly."]
+        return [f"Of the {len(ties)} other configs{compared} {tied} {verb} statistically tied with it."]
+    return [f"Each of the {len(ties)} other configs{compared} differs from it significantly."]
 
 
 def _confirmation_sentences(findings: Findings) -> list[str]:
-    """Who wins on fresh seeds, and by how much: one sentence a run that was confirmed."""
-    runs: dict[str, list[Confirmed]] = {}
-    for each in findings.confirmed:
-        if each.config.validation is not None:
-            runs.setdefault(each.config.run, []).append(each)
-    several = len(findings.results.runs) > 1
+    """Who wins on fresh seeds, and by how much: one sentence a run that is confirmed."""
     return [
-        _confirmation_sentence(
-            ranked, f"The confirmation of {code(run)}" if several else "The confirmation", findings
-        )
-        for run, ranked in runs.items()
+        _confirmation_sentence(run, own, findings.results)
+        for run in findings.results.runs
+        if (own := [each for each in findings.confirmed if each.config.run == run.label])
     ]
 
 
-def _confirmation_sentence(ranked: Sequence[Confirmed], subject: str, findings: Findings) -> str:
-    results, winner = findings.results, ranked[0]
+def _confirmation_sentence(run: Run, confirmed: Sequence[Confirmed], results: Results) -> str:
+    subject = f"The confirmation of {code(run.label)}" if len(results.runs) > 1 else "The confirmation"
+    is_under_way = not run.has_ended and sum(results.trial_rows["run"] == run.label) < run.num_planned
+    ranked = [each for each in confirmed if each.config.validation is not None]
+    if all(each.config.is_base for each in ranked):
+        yet = " yet" if is_under_way else ""
+        return f"{subject} says nothing{yet}: none of the search's best configs has completed on fresh seeds."
+    winner, wins = ranked[0], "is led so far by" if is_under_way else "is won by"
     decimals, label = results.objective.decimals, results.objective.label
     has_base = any(each.config.is_base for each in ranked)
-    among = plural(len(ranked), "config") + (", the base among them," if has_base else "")
-    if len(ranked) == 1:
-        among = "the base config" if has_base else "one config"
+    among = f"{len(ranked)} configs{', the base among them,' * has_base}" if len(ranked) > 1 else "one config"
     numbers = sorted({len(each.config.complete) for each in ranked})
     seeds = f"{numbers[0]} to " * (len(numbers) > 1) + plural(numbers[-1], "fresh seed")
     if winner.config.is_base:
         found = f" with a test {label} of **{plus_minus(winner.fresh, decimals)}**" if winner.fresh else ""
         return (
-            f"{subject}, {among} on {seeds} each, is won by the base config itself{found}: "
+            f"{subject}, {among} on {seeds} each, {wins} the base config itself{found}: "
             f"on the validation split none of the search's best configs exceeds it{_better_on_test(ranked)}."
         )
-    sentence = f"{subject}, {among} on {seeds} each, is won by **{describe(winner.config, results)}**"
+    sentence = f"{subject}, {among} on {seeds} each, {wins} **{describe(winner.config, results)}**"
     if winner.fresh is None:
         return f"{sentence}; it has no {label} on the test split."
     sentence += f", whose test {label} is **{plus_minus(winner.fresh, decimals)}**"
     gain = winner.advantage
     if gain is None:
-        knows_base = all(run.knows_base for run in results.runs if run.label == winner.config.run)
-        why = "did not complete" if knows_base else "is unknown, as study.json is missing"
+        lacks = "has not completed yet" if is_under_way else "did not complete"
+        why = lacks if run.knows_base else "is unknown, as study.json is missing"
         return f"{sentence}; the base config {why}."
     if gain.half_width is None:
         return (

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study import store
+from study.config import FIRST_FRESH
 from study.record import Trial
 
 
@@ -26,7 +27,7 @@ class Display:
     def __init__(self, name: str, num_trials: int, epochs: int, metric: str) -> None:
         self._metric = metric
         self._console = console = Console(stderr=True)
-        self._epochs, self._total = epochs, num_trials * epochs
+        self._epochs, self._epochs_left = epochs, num_trials * epochs
         self._started = time.monotonic()
         self._epochs_done = 0
         self._states: dict[str, int] = {}
@@ -41,6 +42,9 @@ class Display:
         )
         self._study = self._progress.add_task(f"[bold]{name}", total=num_trials, note="")
         self._tasks: dict[str, TaskID] = {}
+        self._reached: dict[str, int] = {}
+        """The last epoch of each that runs, which may have gone on from another session's."""
+
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=False)
         self._shown = console.is_terminal
 
@@ -59,13 +63,18 @@ class Display:
         """A trial starts, or goes on after its process was replaced."""
         name = trial.trial_id
         if name not in self._tasks:
-            text = f"  {_swept(trial) or 'base config'}, replicate {trial.replicate + 1}"
+            number = f"replicate {trial.replicate + 1}"
+            if trial.phase == "confirm":
+                number = f"fresh replicate {trial.replicate - FIRST_FRESH + 1}"
+            text = f"  {_swept(trial) or 'base config'}, {number}"
             self._tasks[name] = self._progress.add_task(text, total=self._epochs, note="starting")
 
     def progressed(self, trial: Trial, epoch: int, value: float | None) -> None:
         """A trial has ended an epoch; `value` is its objective, where that was measured."""
         name = trial.trial_id
         self._epochs_done += 1
+        self._epochs_left -= epoch - self._reached.get(name, 0)
+        self._reached[name] = epoch
         self._progress.update(self._tasks[name], completed=epoch)
         if value is not None:
             self._progress.update(self._tasks[name], note=f"{self._metric} {value:.3f}")
@@ -78,6 +87,7 @@ class Display:
         row = store.read_trial(trial.out, trial.trial_id)
         if row is None:  # it was interrupted, and goes on another time
             return
+        self._epochs_left -= self._epochs - self._reached.pop(trial.trial_id, 0)
         state, value = row["state"], row["objective_value"]
         if state in ("DIVERGED", "FAILED"):
             error = row["error"].strip().splitlines()
@@ -103,7 +113,7 @@ class Display:
         if self._epochs_done < 1:
             return ", time left not known yet"
         rate = (time.monotonic() - self._started) / self._epochs_done
-        return f", about {_duration(rate * max(0, self._total - self._epochs_done))} left"
+        return f", about {_duration(rate * max(0, self._epochs_left))} left"
 
 
 def _swept(trial: Trial) -> str:

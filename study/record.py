@@ -12,13 +12,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import threadpoolctl
 import torch
 from PIL import Image
 from tensorboard.plugins.hparams import summary_v2 as hparams
@@ -89,8 +90,8 @@ def record(
 
     Args:
         trials: what to train; several must fit together, as replicates of one config do. Those whose
-            checkpoints are of different places, after a crash, go on one after the other; those that have a
-            row, as diverged before it, have ended.
+            checkpoints are of different places, after a crash, or of other numbers of threads go on one after
+            the other; those that have a row, as diverged before it, have ended.
         device: where.
         report: called after each epoch with "epoch", for each trial "shown/<its id>" (the first objective, or
             none where it was not evaluated) and all objectives by name, means over the trials. It may end
@@ -101,9 +102,10 @@ def record(
     """
     left = [trial for trial in trials if store.read_trial(trial.out, trial.trial_id) is None]
     recorders = [_Recorder(trial, device) for trial in left]
-    for place in sorted({recorder.place for recorder in recorders}):
-        of_place = [recorder for recorder in recorders if recorder.place == place]
-        _record_pack(of_place, report, bring, is_warned)
+    for place, threads in sorted({(recorder.place, recorder.threads) for recorder in recorders}):
+        of_place = [each for each in recorders if (each.place, each.threads) == (place, threads)]
+        with limited_threads(threads):
+            _record_pack(of_place, report, bring, is_warned)
         bring()
 
 
@@ -204,6 +206,7 @@ class _Recorder:
         self.resume = _usable_checkpoint(trial, self.device)
         notes = read_notes(self.resume) if self.resume else {}
         self.place = self.resume.name if self.resume else ""
+        self.threads = num_threads(notes.get("device", "")) or torch.get_num_threads()
         self.epoch = int(notes.get("epoch", 0))
         self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
         self.evaluation_s = notes.get("evaluation_s", math.nan if notes else 0.0)  # older notes lack it
@@ -355,6 +358,7 @@ class _Recorder:
         self.board.flush()  # before the checkpoint, as what comes before that is not drawn again
 
     def _peak_memory_gib(self) -> float:
+        """On a CPU of its process, which trials before it have shared and which keeps what they freed."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         unit = 1 if sys.platform == "darwin" else 1024
@@ -468,3 +472,15 @@ def num_threads(device: str) -> int | None:
     """How many threads a trial had, by the device that its row names; they decide how sums are rounded."""
     found = re.fullmatch(r"cpu x (\d+) threads", device)
     return int(found[1]) if found else None
+
+
+@contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """So many threads for PyTorch and the libraries beside it, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpoolctl.threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)

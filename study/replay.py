@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import threadpoolctl
 import torch
 
 from mmjsd.config import require
 from mmjsd.train import DivergedError
 from study import store
 from study.config import TrialConfig
-from study.record import num_threads
+from study.record import limited_threads, num_threads
 from study.trial import run_trial
 
 _log = logging.getLogger(__name__)
@@ -54,11 +53,8 @@ def replay(path: Path) -> Replay:
     last = max((key[0] for key in stored), default=0)
     found: Measured = {}
     error = ""
-    threads = num_threads(row["device"]) or torch.get_num_threads()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
-        with threadpoolctl.threadpool_limits(threads):
+        with limited_threads(num_threads(row["device"]) or torch.get_num_threads()):
             for measurement in run_trial(config, device=device, objectives=_objectives(row)):
                 _log.info("epoch %d of %d", measurement.epoch, config.training.epochs)
                 for split, scores in measurement.scores.items():
@@ -68,8 +64,6 @@ def replay(path: Path) -> Replay:
                     break
     except DivergedError as diverged:
         error = str(diverged)
-    finally:
-        torch.set_num_threads(before)
     differences = _differences(stored, found)
     if error != row["error"]:
         differences.append(f"ended with {row['error'] or 'no error'!r}, now with {error or 'no error'!r}")

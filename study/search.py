@@ -106,7 +106,9 @@ class Search:
         for row in ended:
             self._checkpoints.ended(row, self._values(row))
         self._ended = {row["trial_id"]: row for row in ended if row["state"].lower() not in study.retry}
-        for name in self._ended.keys() - store.measured_trials(study.out):
+        measured = store.measured_trials(study.out)
+        self._begun = measured | {row["trial_id"] for row in ended}  # whether or not they have ended
+        for name in self._ended.keys() - measured:
             if self._ended[name]["state"] in ("COMPLETE", "STOPPED"):  # a user deleted what was damaged
                 del self._ended[name]
         self._configs: dict[str, _Config] = {}
@@ -398,7 +400,10 @@ class Search:
         self._optuna.add_trial(trial)
 
     def _confirm(self) -> None:
-        """Queue what is missing of the confirmation: of the best configs by their means, and of the base."""
+        """Queue what is missing of the confirmation: of the best configs by their means, and of the base.
+
+        Of others, which were the best before the study was extended, only what has begun.
+        """
         self._is_confirming = True
         study = self.study
         base_hash = study.base.config_hash()
@@ -407,17 +412,18 @@ class Search:
             for key, config in self._configs.items()
             if (means := config.means) is not None and key != base_hash
         )
-        chosen = [self._configs[key] for _, key in ranked[: study.confirm]]
-        if not chosen:
+        if not ranked:
             return
+        chosen = [base_hash, *(key for _, key in ranked[: study.confirm])]
         known = field_paths(study.base)
         paths = dict.fromkeys(path for config in self._configs.values() for path in config.params)
         base = _Config({path: field_value(study.base, path) for path in paths if path in known}, study.base)
-        for config in (base, *chosen):
+        configs = {**self._configs, base_hash: base}
+        for key in dict.fromkeys((*chosen, *configs)):
             for replicate in range(FIRST_FRESH, FIRST_FRESH + study.confirm_replicates):
-                trial = self._trial(config, replicate, "confirm")
-                if trial.trial_id not in self._ended:
-                    self._enqueue(trial)
+                name = trial_id(key, replicate)
+                if name not in self._ended and (key in chosen or name in self._begun):
+                    self._enqueue(self._trial(configs[key], replicate, "confirm"))
 
     def _values(self, row: Mapping[str, Any]) -> Values | None:
         """The objectives in a trial's row, if it has them all."""

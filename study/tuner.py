@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from optuna.exceptions import StorageInternalError
 from ray import tune
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -110,15 +110,14 @@ def run_study(study: Study) -> Outcome:
                 _train_by_workers(study.workers, study.gpus_per_worker, mirror),
                 {"CPU": 0, "memory": DRIVER_MEMORY},
             )
-        metric = study.objectives[0]
-        display = Display(study.name, search.num_missing, study.base.training.epochs, metric)
+        display = Display(study.name, search.num_missing, study.base.training.epochs, study.objectives[0])
         with display, Loggers(study, mirror.read_measurements) as loggers:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=_Scheduler(search, searcher, mirror),
-                    metric=metric,
+                    metric=study.objectives[0],
                     mode="max",
                     num_samples=-1,
                     max_concurrent_trials=concurrent,
@@ -166,7 +165,10 @@ def run_study(study: Study) -> Outcome:
 
 
 def _join_or_start(study: Study) -> bool:
-    """Connect to the cluster at `study.address`, or start Ray on this machine; whether it was started."""
+    """Connect to the cluster at `study.address`, or start Ray on this machine; whether either was needed.
+
+    What Ray refuses is a ClusterError.
+    """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every epoch is evaluated
@@ -178,19 +180,26 @@ def _join_or_start(study: Study) -> bool:
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # the display says what failed, and why
     if ray.is_initialized():
         return False
-    if not study.address:
-        _make_token()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if study.address:
-        environment: dict[str, Any] = {"env_vars": _ON_CLUSTERS | ALLOCATOR}
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job that was submitted brings its code itself
-            environment |= {"working_dir": str(ROOT), "excludes": _EXCLUDED}
-        ray.init(address=study.address, runtime_env=environment, **quiet)
-    else:
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ALLOCATOR}}
-        # "local": else Ray would join another study's instance on this machine, or wait for one that is gone.
-        ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
+    try:
+        if study.address:
+            way = f"join a Ray cluster at {study.address}; check --address, the token and the nodes' versions"
+            environment: dict[str, Any] = {"env_vars": _ON_CLUSTERS | ALLOCATOR}
+            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its code itself
+                environment |= {"working_dir": str(ROOT), "excludes": _EXCLUDED}
+            ray.init(address=study.address, runtime_env=environment, **quiet)
+        else:
+            way = "start Ray on this machine; check HOME, and what the environment says of Ray's token"
+            _make_token()
+            paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ALLOCATOR}}
+            # "local": else Ray would join another study's instance here, or wait for one that is gone.
+            ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        if is_disk_full(error):
+            raise
+        raise ClusterError(f"cannot {way} ({error})") from None
+    if not study.address:
         _await_process()
     return True
 
@@ -213,14 +222,12 @@ def _make_token() -> None:
     if elsewhere or os.environ.get("RAY_AUTH_MODE", "token") != "token":
         return
     file = Path.home() / ".ray" / "auth_token"
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    try:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        file.chmod(0o600)
-    else:
         os.write(descriptor, secrets.token_hex(32).encode())
         os.close(descriptor)
+    file.chmod(0o600)
 
 
 def _available(resource: str) -> int:
@@ -285,10 +292,15 @@ def _halt_told() -> Iterator[None]:
             raise
 
 
-class _StudySearcher(Searcher):  # type: ignore[misc]
-    """Ray Tune's view of the study's search. Ray's own snapshots of it stay empty: Optuna's journal and
-    the tables hold all that a resumed study needs.
-    """
+class _Unsaved:
+    """Left out of Ray's snapshots: Optuna's journal and the tables hold all that a resumed study needs."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _StudySearcher(_Unsaved, Searcher):  # type: ignore[misc]
+    """Ray Tune's view of the study's search."""
 
     def __init__(self, search: Search, mirror: Mirror) -> None:
         super().__init__(metric=search.study.objectives[0], mode="max")
@@ -409,9 +421,6 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             self._mirror.push_row(trial.trial_id)
         self._mirror.push_run()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
     def save(self, checkpoint_path: str) -> None:
         """Write nothing."""
 
@@ -432,14 +441,11 @@ def _find_row(trial: Trial, *, has_ended: bool) -> dict[str, Any] | None:
     return row
 
 
-class _Stopper(tune.Stopper):  # type: ignore[misc]
+class _Stopper(_Unsaved, tune.Stopper):  # type: ignore[misc]
     """Ends all trials once this process has met what is no trial's fault."""
 
     def __init__(self, searcher: _StudySearcher) -> None:
         self._searcher = searcher
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
     def __call__(self, *_: Any) -> bool:
         return False
@@ -448,15 +454,12 @@ class _Stopper(tune.Stopper):  # type: ignore[misc]
         return self._searcher.broken is not None
 
 
-class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+class _Scheduler(_Unsaved, FIFOScheduler):  # type: ignore[misc]
     """Asks the study's search, after each evaluation, whether to stop the trial."""
 
     def __init__(self, search: Search, searcher: _StudySearcher, mirror: Mirror) -> None:
         super().__init__()
         self._search, self._searcher, self._mirror = search, searcher, mirror
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
     def on_trial_result(self, _: Any, trial: Any, result: dict[str, Any]) -> str:
         with self._searcher.keeping():
@@ -477,17 +480,14 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
             self._searcher.raised[trial.trial_id] = str(error)
 
 
-class _Follow(tune.Callback):  # type: ignore[misc]
-    """Passes what happens on to display, loggers and searcher, which Ray's snapshots leave out."""
+class _Follow(_Unsaved, tune.Callback):  # type: ignore[misc]
+    """Passes what happens on to display, loggers and searcher."""
 
     def __init__(
         self, display: Display, loggers: Loggers, searcher: _StudySearcher, *, starts_at_once: bool
     ) -> None:
         self._display, self._loggers, self._searcher = display, loggers, searcher
         self._starts_at_once = starts_at_once  # and not when its workers have what they need
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
     def on_trial_start(self, *, trial: Any, **_: Any) -> None:
         if self._starts_at_once:

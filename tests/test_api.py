@@ -1,14 +1,17 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.api import load
+from analysis.estimates import differs_from_zero, holm, pool
 from analysis.findings import contrasts
 from analysis.report import write_report
+from analysis.results import Quantity
 from analysis.wording import fixed
-from tests.synthetic import grid, write_study
+from tests.synthetic import MODALITIES, grid, write_study
 
 SUBSPACES = grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5))
 
@@ -131,6 +134,18 @@ def test_pareto_marks_the_configs_that_no_other_beats(study):
         study.pareto("price")
 
 
+def test_pareto_marks_equal_configs_alike(tmp_path):
+    def tested(params, rng):
+        coherence = {0: 0.7, 4: 0.7, 16: 0.6}[params["model.style_dim"]]
+        reconstructions = {("reconstruction", "", "", name): 100.0 for name in MODALITIES}
+        return reconstructions | {("mean_coherence", "product", "", ""): coherence}
+
+    run = write_study(tmp_path / "run", grid(model__style_dim=(0, 4, 16)), lambda params: 0.5, tested=tested)
+    points = load(run).pareto().set_index("model.style_dim")
+    assert points["on_front"].to_dict() == {0: True, 4: True, 16: False}
+    assert points["attainment"].to_dict() == {0: 1.0, 4: 1.0, 16: 0.0}
+
+
 def test_pareto_takes_what_the_test_split_has_measured(tmp_path):
     def tested(params, rng):
         found = {("log_likelihood", "", "mnist", "joint"): -3000.0}
@@ -166,6 +181,35 @@ def test_a_study_without_an_ended_trial_has_empty_frames(tmp_path):
     (run / "results").mkdir()
     study = load(run)
     for frame in (study.trials, study.configs, study.scores(), study.effects(), study.importance()):
+        assert len(frame) == 0
+
+
+SWEPT = "model.style_dim objective.beta"
+FRAMES = {
+    "configs": f"config config_hash {SWEPT} best tied_with_best validation_objective "
+    "complete_replicates ended_replicates device_s",
+    "scores": f"config {SWEPT} {' '.join(Quantity._fields)} mean standard_error low high",
+    "posteriors": "metric given target attribute difference difference_standard_error difference_low "
+    "difference_high p_value",
+    "confirmation": f"config config_hash {SWEPT} base validation_objective searched "
+    "searched_standard_error searched_low searched_high fresh fresh_standard_error fresh_low fresh_high "
+    "against_base against_base_standard_error against_base_low against_base_high p_value",
+    "effects": "factor level mean standard_error low high configs effect half_width p_value",
+    "correlations": "factor rho p_value configs",
+    "importance": "factor share low high total",
+    "paper": "table model config column ours standard_error published difference",
+    "claims": "claim case difference difference_standard_error difference_low difference_high published "
+    "verdict",
+    "as_released": "metric model mean standard_error low high",
+    "leaks": "modality size mean standard_error low high chance",
+}
+
+
+def test_a_frame_has_its_columns_without_a_row_too(tmp_path):
+    empty = load(write_study(tmp_path / "run", SUBSPACES, shortcut, state=lambda *_: "RUNNING"))
+    for name, columns in FRAMES.items():
+        frame = empty.configs if name == "configs" else getattr(empty, name)()
+        assert frame.columns.tolist() == columns.split(), name
         assert len(frame) == 0
 
 
@@ -221,6 +265,15 @@ def test_product_and_mixture_are_compared_within_trials(study):
     assert probe.difference.value == pytest.approx(expected)
     assert probe.p_value > 0.05
     assert not any(quantity.target in quantity.given.split("+") for quantity in found if quantity.target)
+    results, raw = study.results, []
+    for quantity, contrast in found.items():
+        product, mixture = (
+            np.array([*results.by_config(each).values()])
+            for each in (quantity, quantity._replace(posterior="mixture"))
+        )
+        raw.append(differs_from_zero(contrast.difference, pool((product - mixture).tolist())))
+    assert len(raw) > 4
+    assert [contrast.p_value for contrast in found.values()] == pytest.approx(holm(raw))
 
 
 def test_latex_tables_have_as_many_cells_as_columns(run):

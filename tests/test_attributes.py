@@ -1,5 +1,6 @@
 """Studies of attributes: the paper's Table 5 and the figure of every attribute, from known numbers."""
 
+import re
 from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
@@ -59,6 +60,17 @@ def run(request, tmp_path) -> tuple[str, Path]:
         tested=scores,
     )
     return request.param, folder
+
+
+def test_figures_are_numbered_in_the_order_in_which_they_are_shown(tmp_path):
+    configs = grid(model__style_dim=(4, 16), objective__name=("mmjsd", "mvae"))
+    run = write_study(tmp_path / "run", configs, lambda params: 0.5, modalities=MODALITIES, tested=scores)
+    page = write_report(run).read_text(encoding="utf-8")
+    text = (run / "report" / "report.md").read_text(encoding="utf-8")
+    assert '<figure class="drawing" id="figure-attributes">' in page
+    assert '<figure class="drawing" id="figure-leak">' in page
+    for numbers in (re.findall(r"<figcaption><b>(\d+)\. ", page), re.findall(r"^\*\*(\d+)\. ", text, re.M)):
+        assert [*map(int, numbers)] == [*range(1, page.count('<figure class="drawing"') + 1)]
 
 
 def test_bold_is_the_best_of_what_a_column_shows(tmp_path):

@@ -1,5 +1,7 @@
 """A confirmation is judged by its own trials alone, and the search is reported without them."""
 
+import json
+import re
 from statistics import fmean, stdev
 
 import pandas as pd
@@ -93,7 +95,14 @@ def test_the_report_says_who_won(study, run):
 
 def test_luck_is_told(tmp_path):
     run = write_study(
-        tmp_path / "lucky", SPACE, searched, study=ASKED, confirm=(1, 0), fresh=lambda params: 0.5, seed=1
+        tmp_path / "lucky",
+        SPACE,
+        searched,
+        replicates=3,
+        study=ASKED,
+        confirm=(1, 0),
+        fresh=lambda params: 0.5,
+        seed=1,
     )
     found = load(run).confirmation()
     assert (found["p_value"].dropna() > 0.05).all()
@@ -101,6 +110,7 @@ def test_luck_is_told(tmp_path):
         tmp_path / "worse",
         SPACE,
         searched,
+        replicates=3,
         study=ASKED,
         confirm=(1, 0),
         fresh=lambda params: 0.5 - 0.1 * (params["model.style_dim"] == 0),
@@ -115,6 +125,7 @@ def test_a_base_config_that_wins_on_validation_alone_is_told_from_one_that_wins(
         tmp_path / "run",
         SPACE,
         searched,
+        replicates=3,
         study=ASKED,
         confirm=(1, 0),
         fresh=lambda params: 0.5 - 0.1 * (params["model.style_dim"] == 0),
@@ -126,32 +137,80 @@ def test_a_base_config_that_wins_on_validation_alone_is_told_from_one_that_wins(
     assert sentence.endswith("exceeds it, though on the test split 2 of them do.")
 
 
-def test_a_base_config_that_did_not_complete_is_not_among_the_confirmed(tmp_path):
-    run = write_study(tmp_path / "run", SPACE, searched, study=ASKED | {"confirm": 1}, confirm=(1,))
+def lose(run, is_lost):
+    """Let those trials of the confirmation diverge."""
     for row in store.read(run).trials.to_pylist():
-        if row["phase"] == "confirm" and row["param.model.style_dim"] == 4:
+        if row["phase"] == "confirm" and is_lost(row):
             params = {name.removeprefix("param."): row.pop(name) for name in list(row) if "param." in name}
             store.write_trial(run, row | {"state": "DIVERGED", "objective_value": None}, params)
+
+
+def test_a_base_config_that_did_not_complete_is_not_among_the_confirmed(tmp_path):
+    asked = ASKED | {"confirm": 1}
+    run = write_study(tmp_path / "run", SPACE, searched, replicates=3, study=asked, confirm=(1,))
+    lose(run, lambda row: row["param.model.style_dim"] == 4)
     sentence = told(load(run))
     assert sentence.startswith(
-        "The confirmation, one config on 2 fresh seeds each, is won by **`style_dim = 0`"
+        "The confirmation, one config on 3 fresh seeds each, is won by **`style_dim = 0`"
     )
     assert sentence.endswith("; the base config did not complete.")
 
 
+def test_a_base_config_without_a_rival_wins_nothing(tmp_path):
+    run = write_study(tmp_path / "run", SPACE, searched, replicates=3, study=ASKED, confirm=(1, 0))
+    lose(run, lambda row: row["param.model.style_dim"] == 0)
+    assert told(load(run)) == (
+        "The confirmation says nothing: none of the search's best configs has completed on fresh seeds."
+    )
+
+
+@pytest.mark.parametrize(
+    ("ended", "sentence"),
+    [
+        ([4], r"The confirmation says nothing yet: none of the search's best configs has completed on .*"),
+        ([0], r"The confirmation, 2 configs on 3 fresh seeds each, is led so far by \*\*`style_dim = 0`.*; "
+              r"the base config has not completed yet\."),
+        ([4, 0], r"The confirmation, 3 configs, the base among them, on .* is led so far by the base .*"),
+    ],
+)  # fmt: skip
+def test_a_confirmation_under_way_has_no_winner(tmp_path, ended, sentence):
+    asked = ASKED | {"confirm": 3}
+    run = write_study(
+        tmp_path / "run",
+        SPACE,
+        searched,
+        replicates=3,
+        study=asked,
+        confirm=(1, 0),
+        fresh=lambda params: 0.5 - 0.1 * (params["model.style_dim"] == 0),
+    )
+    for row in store.read(run).trials.to_pylist():
+        if row["phase"] == "confirm" and row["param.model.style_dim"] not in ended:
+            for table in (run / "results").iterdir():
+                (table / f"{row['trial_id']}.parquet").unlink()
+    assert re.fullmatch(sentence, told(load(run)))
+
+
+def test_a_confirmation_that_ended_with_fewer_configs_than_asked_for_has_a_winner(tmp_path):
+    asked = ASKED | {"confirm": 3}
+    run = write_study(tmp_path / "run", SPACE, searched, replicates=3, study=asked, confirm=(1, 0))
+    assert "is led so far by" in told(load(run))
+    manifest = run / "manifest.json"
+    ended = {"ended_at": "2026-01-02T04:04:05+00:00"}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | ended))
+    assert "is won by" in told(load(run))
+
+
 def test_fresh_seeds_are_counted_for_each_config(tmp_path):
     run = write_study(tmp_path / "run", SPACE, searched, replicates=3, study=ASKED, confirm=(1, 0))
-    for row in store.read(run).trials.to_pylist():
-        lost = row["phase"] == "confirm" and row["param.objective.beta"] == 10.0 and row["replicate"] > 1000
-        if lost:
-            params = {name.removeprefix("param."): row.pop(name) for name in list(row) if "param." in name}
-            store.write_trial(run, row | {"state": "DIVERGED", "objective_value": None}, params)
+    lose(run, lambda row: row["param.objective.beta"] == 10.0 and row["replicate"] > 1000)
     sentence = told(load(run))
     assert "on 1 to 3 fresh seeds each" in sentence
 
 
 def test_a_confirmation_without_replicates_has_no_intervals(tmp_path):
-    run = write_study(tmp_path / "one", SPACE, searched, replicates=1, study=ASKED, confirm=(1,))
+    asked = {"confirm": 1, "confirm_replicates": 1}
+    run = write_study(tmp_path / "one", SPACE, searched, replicates=1, study=asked, confirm=(1,))
     sentence = told(load(run))
     assert sentence.endswith("without replicates nobody can say whether that is more than noise.")
     write_report(run)

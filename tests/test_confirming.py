@@ -1,11 +1,13 @@
 """The search serves a confirmation once it has ended: its best configs and the base, with fresh seeds."""
 
+import dataclasses
+
 import pytest
 
 from study.config import Study, TrialConfig
 from study.search import Search
 from study.space import Choice, SearchSpace
-from tests.test_search import end, optuna_trials, run, study
+from tests.test_search import end, measured, optuna_trials, run, study
 
 
 def confirming(out, **changes) -> Study:
@@ -68,6 +70,33 @@ def test_a_confirmation_goes_on_where_it_was_killed(tmp_path, ended):
     after = run(resumed)
     assert [trial.trial_id for trial in (*before, *after)] == whole
     assert Search(confirming(tmp_path / "killed")).num_missing == 0
+
+
+def test_what_has_begun_of_a_config_that_is_no_longer_the_best_is_finished(tmp_path):
+    """The second best of four configs is the third of six; one fresh trial failed, one was cut off."""
+
+    def value(trial):
+        return trial.config.objective.beta + trial.params["model.style_dim"] / 10
+
+    made = confirming(tmp_path, trials=4)
+    search = Search(made)
+    while (trial := search.next()) is not None:
+        is_second = trial.phase == "confirm" and trial.params == {"model.style_dim": 0, "objective.beta": 2.0}
+        if is_second and trial.replicate == 1001:
+            measured(trial, 0.5)
+        elif is_second and trial.replicate == 1002:
+            end(search, trial, None, "FAILED")
+        else:
+            end(search, trial, value(trial))
+    extended = dataclasses.replace(made, trials=6)
+    fresh = [trial for trial in run(Search(extended), value) if trial.phase == "confirm"]
+    assert [(trial.params["objective.beta"], trial.replicate) for trial in fresh] == [
+        *((4.0, replicate) for replicate in (1000, 1001, 1002)),
+        (2.0, 1001),
+    ]
+    assert Search(extended).num_missing == 0
+    retried = run(Search(dataclasses.replace(extended, retry=("failed",))), value)
+    assert [(trial.params["objective.beta"], trial.replicate) for trial in retried] == [(2.0, 1002)]
 
 
 def test_a_finished_study_is_confirmed_afterwards(tmp_path):

@@ -224,6 +224,28 @@ def test_one_that_diverged_is_neither_saved_at_a_warning_nor_trained_again(tmp_p
     assert store.read_trial(tmp_path, other.trial_id)["state"] == "COMPLETE"
 
 
+def test_goes_on_with_the_threads_that_it_had(tmp_path, monkeypatch, hours):
+    """Those of a pack apart, if they had other numbers of threads."""
+    pack = Search(study(tmp_path, trials=1, replicates=3, pack=3)).next_pack(3)
+    monkeypatch.setattr(record, "run_pack", played_pack(warned_at=3))
+    for threads, trials in ((2, pack[:2]), (3, pack[2:])):
+        with record.limited_threads(threads), pytest.raises(Gone):
+            record.record(trials, "cpu", lambda values: None, is_warned=lambda: True)
+    before, seen = torch.get_num_threads(), []
+
+    def run_pack(configs, *rest):
+        seen.append((len(configs), torch.get_num_threads()))
+        return played_pack()(configs, *rest)
+
+    monkeypatch.setattr(record, "run_pack", run_pack)
+    record.record(pack, "cpu", lambda values: None)
+    assert seen == [(2, 2), (1, 3)]
+    assert torch.get_num_threads() == before
+    rows = [store.read_trial(tmp_path, trial.trial_id) for trial in pack]
+    assert [row["device"] for row in rows] == [f"cpu x {threads} threads" for threads in (2, 2, 3)]
+    assert {row["state"] for row in rows} == {"COMPLETE"}
+
+
 def retried(made, run_pack, monkeypatch):
     """How a study's only trial ends when it is tried again, all hours that went into it, epochs measured."""
     search = Search(dataclasses.replace(made, retry=("failed", "diverged")))

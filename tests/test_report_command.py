@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import report
-from analysis.reading import ReportError
+from analysis.reading import ReportError, load
 from analysis.report import main, write_report
 from study import store
 from tests.synthetic import write_study
@@ -17,6 +17,24 @@ from tests.test_report import SUBSPACES, shortcut
 from tests.test_report import subspaces as subspaces  # a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_picture_of_another_config_is_not_called_the_bests(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES[:4], shortcut)
+    configs = load(run).configs
+    for config in configs[1:3]:
+        for trial in config.trials:
+            folder = run / "samples" / trial.trial_id
+            folder.mkdir(parents=True)
+            for name in ("overview", "conditional_svhn"):
+                (folder / f"{name}.png").write_bytes(b"a picture")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "Median: config 2" in page
+    assert "Best: config" not in page
+    assert "Worst: config" not in page
+    assert "svhn is missing" not in page
+    shown = {f"samples_{configs[1].trials[0].trial_id}_overview.png"}
+    assert {file.name for file in (run / "report" / "figures").glob("samples_*")} == shown
 
 
 def test_command_refuses_in_one_sentence_what_it_cannot_read(tmp_path, capsys):

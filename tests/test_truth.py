@@ -82,6 +82,36 @@ def test_intervals_cover_the_truth_and_importance_has_its_order(tmp_path, count)
     assert np.mean(order) > 0.9
 
 
+def test_factors_that_do_not_interact_are_drawn_parallel_though_a_config_is_lacking(tmp_path):
+    configs = grid(model__style_dim=(0, 16), objective__beta=(1.0, 5.0), model__width=(0.5, 1.0))
+    gains = {"model.style_dim": (0, 0.3), "objective.beta": (1.0, 0.2), "model.width": (0.5, 0.1)}
+
+    def additive(params):
+        return 0.3 + sum(gain for path, (level, gain) in gains.items() if params[path] == level)
+
+    def state(config, replicate):
+        return "DIVERGED" if config == len(configs) - 1 else "COMPLETE"
+
+    run = write_study(tmp_path / "run", configs, additive, state=state, **SMALL | {"noise": 1e-9})
+    crossing = load(run).findings.crossing
+    assert {crossing.along.name, crossing.lines.name} == {"style_dim", "beta"}
+    means = [[crossing.means[x, y].value for y in crossing.lines.levels] for x in crossing.along.levels]
+    assert np.diff(np.diff(means), axis=0) == pytest.approx(0, abs=1e-6)
+    assert all(config.params["model.width"] == 0.5 for group in crossing.configs.values() for config in group)
+
+
+def test_factors_whose_levels_share_no_setting_of_the_others_are_not_drawn_together(tmp_path):
+    configs = grid(model__style_dim=(0, 16), objective__beta=(1.0, 5.0), model__width=(0.5, 1.0, 2.0))
+    lacking = [(0, 1.0, 0.5), (0, 5.0, 1.0), (16, 1.0, 2.0)]
+    configs = [params for params in configs if (*params.values(),) not in lacking]
+
+    def additive(params):
+        return 0.5 - 0.1 * (params["model.style_dim"] > 0) - 0.05 * (params["objective.beta"] > 1)
+
+    findings = load(write_study(tmp_path / "run", configs, additive, **SMALL)).findings
+    assert findings.crossing is None
+
+
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("space", ["grid", "sampled"])
 def test_where_nothing_matters_hardly_anything_is_called_significant(tmp_path, space, count):

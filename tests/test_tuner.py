@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.exceptions import AuthenticationError, OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher
 from ray.tune.utils.util import flatten_dict
 
@@ -407,6 +407,55 @@ def test_processes_of_trials_find_what_the_study_found(monkeypatch):
     tuner._join_or_start(SimpleNamespace(address=""))
     paths = told["runtime_env"]["env_vars"]["PYTHONPATH"]
     assert paths.split(os.pathsep) == [str(tuner.ROOT), "/somewhere/else"]
+
+
+@pytest.mark.parametrize(
+    ("address", "refusal", "sentence"),
+    [
+        (
+            "foo",
+            ValueError("Invalid address format: foo"),
+            "cannot join a Ray cluster at foo; check --address",
+        ),
+        (
+            "auto",
+            ConnectionError("Could not find any running Ray instance"),
+            "cannot join a Ray cluster at auto",
+        ),
+        (
+            "auto",
+            RuntimeError("Version mismatch: Python 3.12"),
+            r"nodes' versions \(Version mismatch: Python 3.12\)",
+        ),
+        ("auto", AuthenticationError("no token was found"), r"the token .*\(no token was found"),
+        ("", AuthenticationError("no token was found"), "cannot start Ray on this machine; .* Ray's token"),
+    ],
+)
+def test_what_ray_refuses_is_told_in_a_sentence(monkeypatch, address, refusal, sentence):
+    def init(**_):
+        raise refusal
+
+    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(tuner.ray, "init", init)
+    monkeypatch.setattr(tuner, "_make_token", lambda: None)
+    with pytest.raises(ClusterError, match=sentence):
+        tuner._join_or_start(SimpleNamespace(address=address))
+
+
+def test_a_home_that_cannot_be_written_is_told_in_a_sentence(monkeypatch, tmp_path):
+    home = tmp_path / "file"
+    home.touch()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
+    with pytest.raises(
+        ClusterError, match=r"cannot start Ray on this machine; check HOME, .*Not a directory"
+    ):
+        tuner._join_or_start(SimpleNamespace(address=""))
+    monkeypatch.setenv("HOME", str(tmp_path / "new" / "home"))
+    tuner._make_token()
+    assert (tmp_path / "new" / "home" / ".ray" / "auth_token").is_file()
 
 
 BLOCKS = """

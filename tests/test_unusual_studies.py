@@ -14,7 +14,7 @@ from analysis.findings import find
 from analysis.reading import load
 from analysis.report import SampleGrid, write_report
 from analysis.wording import answer
-from tests.synthetic import grid, write_study
+from tests.synthetic import MODALITIES, grid, study_json, write_study
 from tests.test_report import SUBSPACES, Page, findings_of, report, shortcut
 
 
@@ -50,12 +50,16 @@ def test_what_the_objective_determines_is_no_factor_of_its_own(tmp_path):
         ("mvae", "product", 0.4),
         ("mmvae", "mixture", 0.5),
     ):
+        base = study_json(SUBSPACES, 2, MODALITIES)["base"]
+        base["objective"] |= {"name": name, "fusion": fusion}
         run = write_study(
-            tmp_path / name, SUBSPACES, lambda params, level=level: level, seed=len(runs), noise=0.005
+            tmp_path / name,
+            SUBSPACES,
+            lambda params, level=level: level,
+            seed=len(runs),
+            noise=0.005,
+            study={"base": base},
         )
-        asked = json.loads((run / "study.json").read_text())
-        asked["base"]["objective"] |= {"name": name, "fusion": fusion}
-        (run / "study.json").write_text(json.dumps(asked))
         runs.append(run)
     findings = find(load(*runs))
     assert findings.results.aliases == {"objective.name": ("objective.fusion",)}
