@@ -46,7 +46,7 @@ def groups_that_differ(sources: Sequence[Source]) -> list[list[str]]:
     """
     if len(sources) == 1:
         return []
-    varied = {path for source in sources for path in (*swept(source), *_set_by_cases(source))}
+    varied = {*swept_by_any(sources), *(path for source in sources for path in _set_by_cases(source))}
     follows = {path for source in sources for path in _departures(source)}
     fields = [in_common(source) for source in sources]
     paths = list(dict.fromkeys([*_LEADING, *(path for each in fields for path in each)]))
@@ -79,15 +79,32 @@ def in_common(source: Source) -> dict[str, Hashable]:
 def _departures(source: Source) -> set[str]:
     """Paths of the base's fields that some config has otherwise: swept ones, and what follows from these."""
     base = dict(leaves(source.run.study.get("base") or {})).items()
+    return {path for config in _configs(source) for path, _ in base - config.items()}
+
+
+def _configs(source: Source) -> Iterator[dict[str, Any]]:
+    """The fields of each config of a run, by path."""
     texts = {row["config_hash"]: row["config"] for row in source.rows}.values()
-    configs = (dict(leaves(json.loads(text))) for text in texts)
-    return {path for config in configs for path, _ in base - config.items()}
+    return (dict(leaves(json.loads(text))) for text in texts)
 
 
 def swept(source: Source) -> list[str]:
     """Paths of the fields that the run sweeps."""
     columns = (name.removeprefix("param.") for name in source.trials.columns if name.startswith("param."))
     return list(dict.fromkeys([*(source.run.study.get("domains") or {}), *columns]))
+
+
+def swept_by_any(sources: Sequence[Source]) -> list[str]:
+    """Paths of the fields that some run sweeps, and of those that follow from them, but not alike in all."""
+    paths = list(dict.fromkeys(path for source in sources for path in swept(source)))
+    known = {*paths, *(path for source in sources for path in _set_by_cases(source)), *_NO_MATTER}
+    follow = dict.fromkeys(path for source in sources for path in sorted(_departures(source)))
+    configs = [config for source in sources for config in _configs(source)]
+    for path in follow:
+        pairs = {(config.get(_LEADING[0]), config.get(path)) for config in configs}
+        if not overlaps(path, known) and path not in known and len(pairs) > len({name for name, _ in pairs}):
+            paths.append(path)
+    return paths
 
 
 def _set_by_cases(source: Source) -> Iterator[str]:

@@ -325,7 +325,7 @@ def _columns(results: Results) -> Iterator[Column]:
         ("attributes", "joint probe precision", results.find("mean_probe_average_precision", every)),
         ("random", "random coherence", results.find("random_coherence")),
     ):
-        if quantity and quantity not in results.objectives:
+        if quantity and quantity.metric not in {each.metric for each in results.objectives}:
             yield Column(key, title, (quantity,))
     targets = [Quantity("reconstruction", target=name) for name in results.modalities]
     reconstructions = tuple(quantity for quantity in targets if quantity in results.last)

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
+from glob import escape
 from typing import Any
 
 from analysis.fields import leaves, overlaps
@@ -123,8 +124,9 @@ def queries(results: Results) -> str:
     quoted = partial(json.dumps, ensure_ascii=False)
     run, metric = results.runs[0].where, results.objective.metric
     runs = ", ".join(quoted(each.where) for each in results.runs)
-    trials, parts = quoted(f"{run}/results/trials"), quoted(f"{run}/results/trials/*.parquet")
-    measurements = f"{run}/results/measurements/*.parquet".replace("'", "''")
+    pattern = escape(run)  # of a folder whose name has brackets, say
+    trials, parts = quoted(f"{run}/results/trials"), quoted(f"{pattern}/results/trials/*.parquet")
+    measurements = f"{pattern}/results/measurements/*.parquet".replace("'", "''")
     sql = f"SELECT * FROM '{measurements}' WHERE metric = '{metric}'"
     return "\n".join(
         (

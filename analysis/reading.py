@@ -17,7 +17,7 @@ from analysis.fields import (
     of_one_type,
     params_of,
     question,
-    swept,
+    swept_by_any,
 )
 from analysis.results import Config, Quantity, Results, Run, Running, Source, Trial, preference
 from study.mirror import local_run
@@ -148,7 +148,7 @@ def _configs(
     descending: bool,
 ) -> tuple[Config, ...]:
     """The configs of the searches, or of the confirmations, of all runs, best first."""
-    paths = list(dict.fromkeys(path for source in sources for path in swept(source)))
+    paths = swept_by_any(sources)
     configs = []
     for source in sources:
         fields = in_common(source) | {"run": source.run.label}

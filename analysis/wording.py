@@ -75,7 +75,8 @@ def _confirmation_sentences(findings: Findings) -> list[str]:
 
 def _confirmation_sentence(run: Run, confirmed: Sequence[Confirmed], results: Results) -> str:
     subject = f"The confirmation of {code(run.label)}" if len(results.runs) > 1 else "The confirmation"
-    is_under_way = not run.has_ended and sum(results.trial_rows["run"] == run.label) < run.num_planned
+    is_known = "ended_at" in run.manifest or sum(results.trial_rows["run"] == run.label) < run.num_planned
+    is_under_way = is_known and not run.has_ended
     ranked = [each for each in confirmed if each.config.validation is not None]
     if all(each.config.is_base for each in ranked):
         yet = " yet" if is_under_way else ""

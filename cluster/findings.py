@@ -32,7 +32,7 @@ def run_checks(checks: Mapping[str, Check], settings: Mapping[str, Any]) -> Iter
             problems.extend(check(settings))
         except OSError as error:
             problems.append(f"cannot read {error.filename}: {error.strerror}")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             problems.append(
                 f"something is missing or of another kind than expected ({type(error).__name__}: {error})"
             )

@@ -390,7 +390,7 @@ class Study:
     """A study with everything decided: what `study.tuner.run_study` carries out."""
 
     name: str
-    """Of the folder `out`."""
+    """Of the folder in which it was begun."""
 
     space_name: str
     space: "SearchSpace"

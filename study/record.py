@@ -206,7 +206,8 @@ class _Recorder:
         self.resume = _usable_checkpoint(trial, self.device)
         notes = read_notes(self.resume) if self.resume else {}
         self.place = self.resume.name if self.resume else ""
-        self.threads = num_threads(notes.get("device", "")) or torch.get_num_threads()
+        noted = num_threads(notes.get("device", "")) or 0
+        self.threads = noted if 0 < noted <= (os.cpu_count() or 1) else torch.get_num_threads()
         self.epoch = int(notes.get("epoch", 0))
         self.train_s, self.num_samples = notes.get("train_s", 0.0), int(notes.get("num_samples", 0))
         self.evaluation_s = notes.get("evaluation_s", math.nan if notes else 0.0)  # older notes lack it

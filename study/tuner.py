@@ -196,8 +196,8 @@ def _join_or_start(study: Study) -> bool:
             # "local": else Ray would join another study's instance here, or wait for one that is gone.
             ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        if is_disk_full(error):
-            raise
+        if is_disk_full(error):  # whatever Ray made of it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise ClusterError(f"cannot {way} ({error})") from None
     if not study.address:
         _await_process()

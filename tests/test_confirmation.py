@@ -191,6 +191,15 @@ def test_a_confirmation_under_way_has_no_winner(tmp_path, ended, sentence):
     assert re.fullmatch(sentence, told(load(run)))
 
 
+def test_confirmed_configs_that_are_no_longer_the_best_make_no_winner(tmp_path):
+    """Their fresh trials are as many as are missing."""
+    asked = ASKED | {"confirm": 1}
+    run = write_study(tmp_path / "run", SPACE, searched, replicates=3, study=asked, confirm=(1, 0))
+    manifest = run / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"ended_at": None}))
+    assert "is led so far by" in told(load(run))
+
+
 def test_a_confirmation_that_ended_with_fewer_configs_than_asked_for_has_a_winner(tmp_path):
     asked = ASKED | {"confirm": 3}
     run = write_study(tmp_path / "run", SPACE, searched, replicates=3, study=asked, confirm=(1, 0))

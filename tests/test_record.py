@@ -225,10 +225,11 @@ def test_one_that_diverged_is_neither_saved_at_a_warning_nor_trained_again(tmp_p
 
 
 def test_goes_on_with_the_threads_that_it_had(tmp_path, monkeypatch, hours):
-    """Those of a pack apart, if they had other numbers of threads."""
-    pack = Search(study(tmp_path, trials=1, replicates=3, pack=3)).next_pack(3)
+    """Those of a pack apart, if they had other numbers of threads; more than there are cores help nobody."""
+    monkeypatch.setattr(record.os, "cpu_count", lambda: 4)
+    pack = Search(study(tmp_path, trials=1, replicates=4, pack=4)).next_pack(4)
     monkeypatch.setattr(record, "run_pack", played_pack(warned_at=3))
-    for threads, trials in ((2, pack[:2]), (3, pack[2:])):
+    for threads, trials in ((2, pack[:2]), (3, pack[2:3]), (5, pack[3:])):
         with record.limited_threads(threads), pytest.raises(Gone):
             record.record(trials, "cpu", lambda values: None, is_warned=lambda: True)
     before, seen = torch.get_num_threads(), []
@@ -239,10 +240,10 @@ def test_goes_on_with_the_threads_that_it_had(tmp_path, monkeypatch, hours):
 
     monkeypatch.setattr(record, "run_pack", run_pack)
     record.record(pack, "cpu", lambda values: None)
-    assert seen == [(2, 2), (1, 3)]
+    assert seen == [(1, before), (2, 2), (1, 3)]
     assert torch.get_num_threads() == before
     rows = [store.read_trial(tmp_path, trial.trial_id) for trial in pack]
-    assert [row["device"] for row in rows] == [f"cpu x {threads} threads" for threads in (2, 2, 3)]
+    assert [row["device"] for row in rows] == [f"cpu x {threads} threads" for threads in (2, 2, 3, before)]
     assert {row["state"] for row in rows} == {"COMPLETE"}
 
 

@@ -1,6 +1,7 @@
 """The tuner decides, without starting Ray: when a budget is spent, and whether there is anything to await."""
 
 import dataclasses
+import errno
 import math
 import os
 import pickle
@@ -440,6 +441,17 @@ def test_what_ray_refuses_is_told_in_a_sentence(monkeypatch, address, refusal, s
     monkeypatch.setattr(tuner, "_make_token", lambda: None)
     with pytest.raises(ClusterError, match=sentence):
         tuner._join_or_start(SimpleNamespace(address=address))
+
+
+def test_a_full_disk_is_one_whatever_ray_makes_of_it(monkeypatch):
+    def init(**_):
+        raise RuntimeError("Failed to upload working_dir: [Errno 28] No space left on device")
+
+    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(tuner.ray, "init", init)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        tuner._join_or_start(SimpleNamespace(address="auto"))
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_a_home_that_cannot_be_written_is_told_in_a_sentence(monkeypatch, tmp_path):
