@@ -11,15 +11,26 @@ import pandas as pd
 from analysis.attributes import attribute_drawing
 from analysis.beside import claim_drawing
 from analysis.claims import Judgement, judge
+from analysis.confirmation import Confirmed
 from analysis.drawing import Drawing
 from analysis.estimates import Estimate
 from analysis.figures import draw
-from analysis.findings import COST, Column, Findings, contrasts, estimates, find, front, measured
+from analysis.findings import (
+    COST,
+    Column,
+    ConfigFinding,
+    Findings,
+    contrasts,
+    estimates,
+    find,
+    front,
+    measured,
+)
 from analysis.importance import Importance, weigh
 from analysis.leaks import Leak, find_leaks, leak_drawing
 from analysis.paper import DEFINITIONS, Comparison, compare, sheets
 from analysis.reading import load as read_runs
-from analysis.results import Config, Quantity, Results
+from analysis.results import Quantity, Results
 from analysis.wording import answer
 
 Columns = dict[str, list[Any]]
@@ -59,11 +70,7 @@ class Study:
         """One row a config, best first: its swept fields, what its test split says, and what it cost."""
         found = self.findings.configs
         configs = [each.config for each in found]
-        columns = self._swept(
-            configs,
-            config=[each.number for each in found],
-            config_hash=[config.config_hash for config in configs],
-        )
+        columns = self._swept(found, hashed=True)
         columns["best"] = [each.is_best for each in found]
         columns["tied_with_best"] = [each.tied for each in found]
         columns["validation_objective"] = [config.validation for config in configs]
@@ -90,7 +97,7 @@ class Study:
             raise ValueError(
                 f"no {split} scores of {metric!r}; there are {', '.join(known) or 'none of any metric'}"
             )
-        swept = self._swept([each.config for each, _, _ in rows], config=[each.number for each, _, _ in rows])
+        swept = self._swept([each for each, _, _ in rows])
         measured = _quantities([quantity for _, quantity, _ in rows])
         return pd.DataFrame(swept | measured | _numbers([estimate for *_, estimate in rows]))
 
@@ -116,11 +123,7 @@ class Study:
         and by how much it exceeds the base config's."""
         found = self.findings.confirmed
         configs = [each.config for each in found]
-        swept = self._swept(
-            configs,
-            config=[each.number for each in found],
-            config_hash=[config.config_hash for config in configs],
-        )
+        swept = self._swept(found, hashed=True)
         return pd.DataFrame(
             swept
             | {"base": [config.is_base for config in configs]}
@@ -179,11 +182,8 @@ class Study:
         further = self.results.objectives[1:]
         x = x or (further[0].metric if further else "reconstruction")
         points = front(self.findings, self._column(x), self._column(y))
-        swept = self._swept(
-            [point.finding.config for point in points], config=[point.finding.number for point in points]
-        )
         return pd.DataFrame(
-            swept
+            self._swept([point.finding for point in points])
             | _numbers([point.x for point in points], x)
             | _numbers([point.y for point in points], y)
             | {"on_front": [point.on_front for point in points]}
@@ -306,9 +306,11 @@ class Study:
         """The figure of every attribute's average precision, for the report."""
         return attribute_drawing(self.findings)
 
-    def _swept(self, configs: Sequence[Config], **named: list[Any]) -> Columns:
+    def _swept(self, found: Sequence[ConfigFinding | Confirmed], *, hashed: bool = False) -> Columns:
         """What names the configs, then their swept fields by path; None where one does not apply."""
-        swept = {path: [config.params.get(path) for config in configs] for path in self.results.swept}
+        named: Columns = {"config": [each.number for each in found]}
+        named |= {"config_hash": [each.config.config_hash for each in found]} if hashed else {}
+        swept = {path: [each.config.params.get(path) for each in found] for path in self.results.swept}
         return named | swept | named  # a case may be called so, too
 
     def _column(self, key: str) -> Column:
