@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, save
-from analysis.estimates import Estimate
+from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, save, what_bars_are
+from analysis.estimates import Estimate, pool
 from analysis.findings import Findings, estimates, leaders
 from analysis.paper import model_of, own_posterior
 from analysis.published import ATTRIBUTE_DATASET, ATTRIBUTE_PRECISION, Model
-from analysis.results import Quantity, Results
+from analysis.results import Config, Quantity, Results
 from analysis.tables import Cell, Row, Table, in_brackets
 from analysis.wording import fixed, plus_minus
 
@@ -58,7 +58,8 @@ def precision_table(findings: Findings) -> Table | None:
             quantity = column.quantity(line.posterior)
             found[column.title, line.posterior] = estimates(results, quantity)
             replicates[line.config_hash] = results.by_config(quantity)[line.config_hash]
-        leading[column.title] = leaders(replicates)
+        noise = pool(results.values(each, column.quantity(_posterior(each))) for each in results.configs)
+        leading[column.title] = leaders(replicates, noise)
     rows: list[Row] = []
     for line in lines:
         cells = []
@@ -78,7 +79,13 @@ def precision_table(findings: Findings) -> Table | None:
     num_probed = sum(column.metric == _PROBE for column in columns)
     groups = (("", 2), ("latent representation", num_probed), ("generation", len(columns) - num_probed))
     titles = ("model", "#", *(column.title for column in columns))
-    return Table("attributes", "Table 5. Mean average precision over attributes", titles, tuple(rows), groups)
+    return Table(
+        "attributes",
+        "As the paper's Table 5: mean average precision over attributes",
+        titles,
+        tuple(rows),
+        groups,
+    )
 
 
 def attribute_drawing(findings: Findings) -> Drawing | None:
@@ -108,6 +115,7 @@ def attribute_drawing(findings: Findings) -> Drawing | None:
             axes.grid(axis="x")
             shown = [column for column in columns if column.metric == metric]
             for index, column in enumerate(shown):
+                look = columns.index(column)
                 told = {name: value(column.quantity(posterior, name)) for name in order}
                 known = {name: each for name, each in told.items() if each}
                 shift = 0.22 * ((len(shown) - 1) / 2 - index)
@@ -115,8 +123,8 @@ def attribute_drawing(findings: Findings) -> Drawing | None:
                     [each.value for each in known.values()],
                     [places[name] + shift for name in known],
                     xerr=[*zip(*(each.bars for each in known.values()), strict=True)],
-                    fmt=MARKERS[index],
-                    color=PALETTE[index],
+                    fmt=MARKERS[look % len(MARKERS)],
+                    color=PALETTE[look % len(PALETTE)],
                     ms=3.5,
                     elinewidth=0.9,
                     capsize=0,
@@ -125,19 +133,21 @@ def attribute_drawing(findings: Findings) -> Drawing | None:
                 texts = (f"{name}, {column.title}: {plus_minus(each, 3)}" for name, each in known.items())
                 hint(drawn, list(texts))
             low = [rates[name].value for name in order]
-            axes.plot(low, range(len(order)), "|", color=INK, ms=8, mew=1.4, label="base rate")
+            label = "base rate" if axes is panels[0] else None
+            axes.plot(low, range(len(order)), "|", color=INK, ms=8, mew=1.4, label=label)
             axes.set_xlim(0, 1)
             axes.set_xlabel("average precision")
-            axes.legend(loc="lower right", fontsize=8)
+        figure.legend(loc="outside lower center", ncols=6, fontsize=8.5)
         panels[0].set_yticks(range(len(order)), order, fontsize=8)
         panels[0].set_ylim(-0.7, len(order) - 0.3)
 
     caption = (
         f"Config {best.number} on the test split. Upright dashes: the share of samples that have the "
-        "attribute, which is about what knowing nothing of it reaches. Bars: intervals over replicates."
+        "attribute, which is about what knowing nothing of it reaches. "
+        + what_bars_are(known=findings.noise.dof > 0)
     )
     title = "What is known and generated of each attribute"
-    return save("attributes", title, caption, 1.2 + 0.19 * len(order), paint)
+    return save("attributes", title, caption, 1.5 + 0.19 * len(order), paint)
 
 
 def _columns(results: Results) -> list[_Column]:
@@ -170,9 +180,15 @@ def _lines(findings: Findings) -> Iterator[_Line]:
         model = model_of(each.config)
         first = each is findings.configs[0]
         title = model.title if model else each.config.settings["objective"]["name"]
-        posterior = own_posterior(model) if model else "product"
+        posterior = _posterior(each.config)
         printed = _printed(model, is_published) if model and first else ()
         yield _Line(title, each.number, each.config.config_hash, posterior, printed)
+
+
+def _posterior(config: Config) -> str:
+    """By which the table shows a config: its model's own."""
+    model = model_of(config)
+    return own_posterior(model) if model else "product"
 
 
 def _printed(model: Model, is_published: bool) -> tuple[str, ...]:

@@ -176,7 +176,7 @@ def _sheet_table(comparison: Comparison, sheet: Sheet, values: Sequence[Sequence
             cells = [_published_cell(value) for value in row]
             rows.append(Row((Cell(label, "word", muted=True), Cell("", "number"), *cells)))
     names = ", ".join(f"{letter}: {name}" for letter, name in comparison.letters.items())
-    number = f"Table {sheet.number}" if sheet.is_published else f"Layout of Table {sheet.number}"
+    layout = "As" if sheet.is_published else "In the layout of"
     titles = ("model", "#", *(column.title for column in sheet.columns))
     groups = [("", 2)]
     for column in sheet.columns:
@@ -185,7 +185,8 @@ def _sheet_table(comparison: Comparison, sheet: Sheet, values: Sequence[Sequence
         else:
             groups.append((column.group, 1))
     shown = tuple(groups) if any(title for title, _ in groups) else ()
-    return Table(sheet.name, f"{number}. {sheet.caption} ({names})", titles, tuple(rows), shown)
+    caption = f"{layout} the paper's Table {sheet.number}: {sheet.caption} ({names})"
+    return Table(sheet.name, caption, titles, tuple(rows), shown)
 
 
 def _value_cell(comparison: Comparison, value: Value) -> Cell:

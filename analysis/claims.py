@@ -25,7 +25,7 @@ CLAIMS = {
     "several modalities": "Given several modalities, mmJSD is better than MMVAE.",
     "missing modalities": "Where modalities are missing, MVAE generates less coherently than the others.",
     "sample quality": "Subspaces improve the quality of generated images.",
-    "harder image": f"Subspaces make generated {HARDER_IMAGE}, the harder image, more coherent.",
+    "harder image": f"Subspaces make images of the harder kind ({HARDER_IMAGE} in the tables) more coherent.",
     "mean of single ones": "MMVAE given several modalities is as good as the mean over each of them alone.",
 }
 """By short names, in the order of the text."""

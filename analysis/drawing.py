@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,7 +18,7 @@ from matplotlib.lines import Line2D
 from analysis.estimates import Estimate
 from analysis.results import Config, Factor, level_label
 
-INK, GRID = "#24292f", "#c8ccd1"
+INK, GRID, _PAPER = "#24292f", "#c8ccd1", "#ffffff"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; their yellow is too pale for lines."""
 
@@ -36,8 +37,11 @@ DASHES: tuple[Any, ...] = (
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmjsd",
+    "pdf.fonttype": 42,
     "text.parse_math": False,
     "font.size": 9.5,
+    "figure.facecolor": _PAPER,
+    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -76,6 +80,7 @@ class Drawing:
 
     svg: str = field(repr=False)
     png: bytes = field(repr=False)
+    pdf: bytes = field(repr=False)
     hints: Mapping[str, Sequence[str]] = field(repr=False)
     """What the marks of a group show, by the group's id in the SVG."""
 
@@ -85,7 +90,7 @@ class Drawing:
 
     @property
     def inline(self) -> str:
-        """The SVG as part of a page: the page's font and colours, the figure's own ids, and hints."""
+        """The SVG as part of a page: the page's paper, font and colours, the figure's own ids, and hints."""
         body = self.svg[self.svg.index("<svg") :]
         for group, texts in self.hints.items():
             body = _hinted(body, group, texts)
@@ -98,12 +103,13 @@ class Drawing:
         body = re.sub(r"font-family: [^;\"]*", "font-family: inherit", body)
         for index, colour in enumerate(PALETTE):
             body = body.replace(colour, f"var(--series-{index + 1})")
-        return body.replace(INK, "currentColor").replace(GRID, "var(--line)")
+        return body.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(_PAPER, "none")
 
 
 def save(name: str, title: str, caption: str, height: float, paint: Callable[[Figure], None]) -> Drawing:
     """What `paint` puts on a figure of this height in inches."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # whoever shows the SVG may have it
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         paint(figure)
         hints = {}
@@ -111,12 +117,14 @@ def save(name: str, title: str, caption: str, height: float, paint: Callable[[Fi
         for index, artist in enumerate(hinted):
             artist.set_gid(f"hints-{index}")
             hints[f"hints-{index}"] = artist.hints
-        svg, png = io.StringIO(), io.BytesIO()
+        svg, png, pdf = io.StringIO(), io.BytesIO(), io.BytesIO()
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(svg, format="svg", transparent=True, metadata=metadata, dpi=150)
+        figure.savefig(svg, format="svg", metadata=metadata, dpi=150)
         figure.set_layout_engine("none")  # keeps the layout that was found
         figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    return Drawing(name, title, caption, svg.getvalue(), png.getvalue(), hints)
+        metadata = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        figure.savefig(pdf, format="pdf", dpi=150, metadata=metadata)
+    return Drawing(name, title, caption, svg.getvalue(), png.getvalue(), pdf.getvalue(), hints)
 
 
 def hint(artist: Any, texts: Sequence[str]) -> None:
@@ -167,7 +175,7 @@ def scatter_trials(axes: Any, position: float, values: Sequence[float], colour: 
     """
     values = values[:: 1 + len(values) // MOST_VECTORS]
     x = [position + spread * (2 * ((index + 1) * 0.618 % 1) - 1) for index in range(len(values))]
-    axes.plot(x, values, "o", color=colour, ms=3.5, alpha=0.5, mew=0, zorder=1.5)
+    axes.plot(x, values, "o", color=colour, ms=3.5, alpha=0.7, mew=0, zorder=1.5)
 
 
 def plot_estimates(
@@ -196,18 +204,24 @@ def plot_estimates(
     )[0]
 
 
+def what_bars_are(*, known: bool) -> str:
+    """The sentence of a caption on the bars of `plot_estimates`."""
+    return "Bars: 95 % intervals." if known else "Intervals would need replicates."
+
+
 def level_axis(axes: Any, factor: Factor) -> None:
     """The levels evenly spaced along the x axis; labels are turned, or some left out, where room is short."""
     labels = short_labels(factor.levels)
     count, longest = len(labels), max(map(len, labels))
-    room = _LETTERS // axes.get_subplotspec().get_gridspec().ncols
+    num_columns = axes.get_subplotspec().get_gridspec().ncols
+    room = _LETTERS // num_columns
     look: dict[str, Any] = {}
     if count * (longest + 2) > room:
         look = {"rotation": 20, "ha": "right"} if 6 * count <= room else {"rotation": 90, "fontsize": 8}
     step = ceil(2 * count / room)
     axes.set_xticks(range(0, count, step), labels[::step], **look)
     axes.set_xlim(-0.5, count - 0.5)
-    axes.set_xlabel(broken(factor.name))
+    axes.set_xlabel(broken(factor.name, num_columns))
 
 
 def short_labels(levels: Sequence[Hashable]) -> list[str]:
@@ -229,11 +243,11 @@ def _num_shared(texts: Sequence[str]) -> int:
     return len(list(alike)) if len(texts) > 1 else 0
 
 
-def broken(name: str) -> str:
-    """A name in lines, broken after underscores and dots where it is long."""
-    lines = [""]
-    for part in re.findall(r"[^_.]*[_.]?", name):
-        if len(lines[-1]) + len(part) > _LONGEST:
+def broken(name: str, num_columns: int = 1) -> str:
+    """A name in lines, broken after underscores and dots and before brackets where it is long for columns."""
+    longest, lines = min(_LONGEST, _LETTERS // num_columns), [""]
+    for part in re.findall(r"\[?[^_.\[]*[_.]?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > longest:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)

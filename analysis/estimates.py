@@ -127,13 +127,19 @@ class Interaction:
     p_value: float
 
 
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean; of equal values their value, from which `fmean` may differ in the last digit."""
+    values = tuple(values)
+    return values[0] if min(values) == max(values) else fmean(values)
+
+
 def pool(groups: Iterable[Sequence[float]], bounds: tuple[float, float] = (-inf, inf)) -> Noise:
     """Pooled variance within groups: sum of squares about each group's mean over sum(R_i - 1)."""
     squares, dof = 0.0, 0
     for group in groups:
         if group:
-            mean = fmean(group)
-            squares += sum((value - mean) ** 2 for value in group)
+            middle = mean(group)
+            squares += sum((value - middle) ** 2 for value in group)
             dof += len(group) - 1
     return Noise(squares / dof if dof else inf, dof, bounds)
 
@@ -145,7 +151,26 @@ def estimate_mean(values: Sequence[float], noise: Noise, num_compared: int = 1) 
     """
     if not values:
         return None
-    return _estimate(fmean(values), 1 / len(values), noise, len(values), num_compared)
+    return _estimate(mean(values), 1 / len(values), noise, len(values), num_compared)
+
+
+def estimate_means(
+    groups: Mapping[str, Sequence[float]], bounds: tuple[float, float] = (-inf, inf)
+) -> dict[str, Estimate]:
+    """Means of configs by name, without those that have no value, with the noise pooled over all of them.
+
+    Where replicates agree to the last digit, and not for want of samples as shares may, the quantity is
+    constant (no subspace, no style divergence): that config has no error, and tells nothing of the others'.
+    """
+    groups = {name: values for name, values in groups.items() if values}
+    is_share = bounds[1] == 1
+    constant = {name for name, each in groups.items() if len(set(each)) == 1 < len(each) and not is_share}
+    noise = pool((each for name, each in groups.items() if name not in constant), bounds)
+    found = {
+        name: estimate_mean(each, Noise(0.0, 1, bounds) if name in constant else noise)
+        for name, each in groups.items()
+    }
+    return {name: estimate for name, estimate in found.items() if estimate}
 
 
 def estimate_difference(
@@ -153,14 +178,14 @@ def estimate_difference(
 ) -> Estimate:
     """Mean of one config's replicates minus that of another's, intervals as in `estimate_mean`."""
     factor = 1 / len(first) + 1 / len(second)
-    return _estimate(fmean(first) - fmean(second), factor, noise, len(first) + len(second), num_compared)
+    return _estimate(mean(first) - mean(second), factor, noise, len(first) + len(second), num_compared)
 
 
 def estimate_mean_of_configs(
     groups: Sequence[Sequence[float]], noise: Noise, num_compared: int = 1
 ) -> Estimate:
     """Unweighted mean of several configs' means, of variance noise * sum(1 / R) / n^2."""
-    value = fmean(fmean(group) for group in groups)
+    value = mean(mean(group) for group in groups)
     factor = sum(1 / len(group) for group in groups) / len(groups) ** 2
     return _estimate(value, factor, noise, sum(len(group) for group in groups), num_compared)
 
@@ -179,7 +204,7 @@ def compare(
 
     Interval and p-value are corrected for `num_compared` such differences (Bonferroni).
     """
-    difference = fmean(first) - fmean(second)
+    difference = mean(first) - mean(second)
     count = len(first) + len(second)
     if not noise.dof:
         return Estimate(difference, None, None, count), None
@@ -204,7 +229,7 @@ def tied_with_best(
     ties: list[bool | None] = [None] * len(others)
     for index in compared:
         error = sqrt(noise.variance * (1 / len(best) + 1 / len(others[index])) / 2)
-        ties[index] = _ratio(fmean(best) - fmean(others[index]), error) <= least
+        ties[index] = _ratio(mean(best) - mean(others[index]), error) <= least
     return ties
 
 
@@ -284,7 +309,7 @@ def level_effect(
             for level, row in present.items()
         ]
     else:
-        error = pool([[fmean(values) for values in row.values()] for row in present.values()], noise.bounds)
+        error = pool([[mean(values) for values in row.values()] for row in present.values()], noise.bounds)
         means = [_level_mean(level, row, error) for level, row in present.items()]
     ordered = sorted(means, key=lambda mean: mean.estimate.value, reverse=not lower_is_better)
     half_width, p_value = _range_interval(ordered, error, num_factors)
@@ -297,6 +322,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], num_factors: int = 
 
     Up to nine points the p-value is exact, over all orders: a t distribution calls noise significant there.
     """
+    x, y = ([float(f"{value:.12g}") for value in each] for each in (x, y))  # equal but for rounding: tied
     if len(x) < 4 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
     rho, p_value = stats.spearmanr(x, y)
@@ -323,7 +349,7 @@ def interaction(cells: Mapping[tuple[Hashable, ...], Sequence[float]], noise: No
         ]
     weights = np.sqrt([len(values) for values in filled.values()])
     design = np.stack(columns, axis=1) * weights[:, None]
-    means = np.array([fmean(values) for values in filled.values()]) * weights
+    means = np.array([mean(values) for values in filled.values()]) * weights
     solution, _, rank, _ = np.linalg.lstsq(design, means, rcond=None)
     dof = len(filled) - int(rank)
     if dof == 0:
@@ -334,7 +360,7 @@ def interaction(cells: Mapping[tuple[Hashable, ...], Sequence[float]], noise: No
 
 def _level_mean(level: Hashable, row: Mapping[Hashable, Sequence[float]], error: Noise) -> LevelMean:
     """Mean of a level's configs, each one observation."""
-    value = fmean(fmean(values) for values in row.values())
+    value = mean(mean(values) for values in row.values())
     return LevelMean(level, _estimate(value, 1 / len(row), error, len(row)), len(row))
 
 

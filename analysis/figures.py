@@ -29,6 +29,7 @@ from analysis.drawing import (
     scatter_trials,
     shades,
     short_labels,
+    what_bars_are,
 )
 from analysis.estimates import CONFIDENCE, Estimate
 from analysis.findings import (
@@ -41,13 +42,17 @@ from analysis.findings import (
     front,
     measured,
 )
+from analysis.given import given_drawing
 from analysis.importance import Importance
 from analysis.results import Config, Factor, level_label
 from analysis.simplexes import draw_simplexes
 from analysis.wording import config_hint, fixed, p_text, plus_minus, signed
 
 _MOST_NUMBERS = 20
-"""Configs that carry their number in the trade-off; more would cover each other."""
+"""Configs that carry their number in the trade-off, as far as there is room."""
+
+_NUMBER_PLACE, _NUMBER_SIZE = (16, 12), (15, 11)
+"""Pixels from a mark to the middle of its number, and those that a number takes."""
 
 _MOST_CURVES = 60
 """Configs whose learning curves are drawn, best first."""
@@ -66,6 +71,7 @@ def draw(findings: Findings, importances: Sequence[Importance]) -> list[Drawing]
             _parallel(findings),
             _trade_off(findings),
             *_further_trade_offs(findings),
+            given_drawing(findings),
             _cost(findings),
             _learning_curves(findings),
         ]
@@ -85,7 +91,8 @@ def _interaction(findings: Findings) -> Drawing | None:
         for index, line in enumerate(lines):
             pairs = [(position, (level, line)) for position, level in enumerate(crossing.along.levels)]
             pairs = [(position, pair) for position, pair in pairs if pair in crossing.means]
-            shift = 0.28 * ((index + 0.5) / len(lines) - 0.5)
+            step = 0.36 / len(lines)
+            shift = step * (index + 0.5 - len(lines) / 2)
             colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
             for position, pair in pairs:
                 trials = [
@@ -93,7 +100,7 @@ def _interaction(findings: Findings) -> Drawing | None:
                     for config in crossing.configs[pair]
                     for value in _objective_values(findings, config)
                 ]
-                scatter_trials(axes, position + shift, trials, colour, 0.03)
+                scatter_trials(axes, position + shift + step / 3, trials, colour, step / 8)
             estimates = [crossing.means[pair] for _, pair in pairs]
             name = f"{crossing.lines.name} = {level_label(line)}"
             label = f"{broken(crossing.lines.name)} = {labels[index]}"
@@ -105,15 +112,15 @@ def _interaction(findings: Findings) -> Drawing | None:
             ]
             hint(drawn, named)
         level_axis(axes, crossing.along)
-        axes.set_ylabel(results.objective.label)
+        axes.set_ylabel(results.objective.axis_label)
         axes.legend(loc="best")
 
     over = (
         " (averaged over the settings of the others that all pairs have)" if len(results.factors) > 2 else ""
     )
     caption = (
-        f"Test {results.objective.label} for every pair of levels{over}. {_bars(findings)} Small points: "
-        "single trials. Parallel lines mean that the factors act independently."
+        f"Test {results.objective.label} for every pair of levels{over}. {_bars(findings)} Small points "
+        "beside them: single trials. Parallel lines mean that the factors act independently."
     )
     if findings.interaction:
         test = findings.interaction
@@ -140,7 +147,7 @@ def _main_effects(findings: Findings) -> Drawing | None:
                 _scatter_panel(axes, findings, finding)
         for axes in grid.flat[len(shown) :]:
             axes.set_axis_off()
-        figure.supylabel(findings.results.objective.label, fontsize=9.5)
+        figure.supylabel(findings.results.objective.axis_label, fontsize=9.5)
 
     caption = f"Test {findings.results.objective.label} against each factor."
     if findings.effects:
@@ -238,8 +245,9 @@ def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing 
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.grid(axis="both")
-        axes.plot(*zip(*leading, strict=True), color=INK, lw=0.8, ls=(0, (4, 3)), zorder=1)
+        axes.grid(visible=True, axis="both")
+        steps = "steps-post" if column.lower_is_better else "steps-pre"
+        axes.plot(*zip(*leading, strict=True), color=INK, lw=0.8, ls=(0, (4, 3)), drawstyle=steps, zorder=1)
         looks: dict[tuple[str, int], list[FrontPoint]] = {}
         for point in points:
             looks.setdefault(look_of(point.finding.config, factors), []).append(point)
@@ -247,30 +255,44 @@ def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing 
             marks = [(point.finding, point.x.value, point.y) for point in group]
             style = {"fmt": MARKERS[index], "color": colour, "ms": 6.5}
             _scatter(axes, findings, marks, style, [point.x for point in group])
-        for point in points[: _MOST_NUMBERS if len(points) <= MOST_VECTORS else 1]:
-            place = (point.x.value, point.y.value)
-            if point.finding.is_best:
-                axes.plot(*place, "o", mfc="none", mec=INK, ms=13, mew=1.2)
-            number = str(point.finding.number)
-            axes.annotate(number, place, xytext=(6, 5), textcoords="offset points", fontsize=8.5)
         better = "lower" if column.lower_is_better else "higher"
-        axes.set_xlabel(f"{column.title} ({better} is better)")
-        axes.set_ylabel(objective.title)
+        label = column.quantities[0].axis_label if column.quantities else column.title
+        axes.set_xlabel(f"{label} ({better} is better)")
+        axes.set_ylabel(findings.results.objective.axis_label)
         legend(axes, factors, lambda index: {"marker": MARKERS[index], "ls": ""})
+        _number(axes, points)
 
     shares = [point for point in points if point.attainment is not None]
     sure = [each for each in shares if each.on_front and (each.attainment or 0) >= CONFIDENCE]
     caption = (
-        f"One point a config, numbered as in the table; ringed: the best. Horizontal: {what}. "
-        f"{_bars(findings)} Dashed: the configs that no other beats in both."
+        "One point a config, numbered as in the table where there is room; ringed: the best. "
+        f"Horizontal: {what}. {_bars(findings)} "
+        "Dashed: the front of the configs that no other beats in both."
     )
     if shares:
         caption += (
             f" With other seeds the same configs need not lie there: {len(sure)} of {len(leading)} "
             "would in at least 95 % of resampled studies."
         )
-    title = findings.results.objective.metric.replace("_", " ").capitalize()
+    title = findings.results.objective.title.capitalize()
     return save(name, f"{title} against {column.title}", caption, 4.1, paint)
+
+
+def _number(axes: Any, points: Sequence[FrontPoint]) -> None:
+    """Ring the best, and write its number; others', those of the front first, where they cover nothing."""
+    axes.figure.draw_without_rendering()  # lays it out
+    taken = list(axes.transData.transform([(point.x.value, point.y.value) for point in points]))
+    ordered = sorted(points, key=lambda each: (not each.finding.is_best, not each.on_front))
+    for point in ordered[:_MOST_NUMBERS]:
+        place = (point.x.value, point.y.value)
+        middle = axes.transData.transform(place) + _NUMBER_PLACE
+        if point.finding.is_best:
+            axes.plot(*place, "o", mfc="none", mec=INK, ms=13, mew=1.2)
+        elif not all((abs(middle - each) > _NUMBER_SIZE).any() for each in taken):
+            continue
+        taken.append(middle)
+        number = str(point.finding.number)
+        axes.annotate(number, place, xytext=(6, 5), textcoords="offset points", fontsize=8.5)
 
 
 def _scatter(
@@ -316,7 +338,7 @@ def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawin
     line = "" if importances[0].low is None else "; line: the middle 95 % of what resampled replicates give"
     caption = (
         f"Bar: the share of variance over the space that a field explains by itself (fANOVA){line}. "
-        "Diamond: with all its interactions, as told by shuffling the field (permutation)."
+        "Diamond: with all its interactions, as another forest has it (Sobol's total index)."
     )
     height = 1.1 + 0.42 * len(importances)
     return save("importance", "Which field matters how much", caption, height, paint)
@@ -333,7 +355,7 @@ def _parallel(findings: Findings) -> Drawing | None:
         return len(values) > 1 and None not in values
 
     factors = list(filter(is_varied, findings.results.factors))
-    if len(factors) < 3 or len(shown) < 3:
+    if len(factors) < 3 or len(shown) < 3 or all(factor.levels for factor in factors):
         return None
     values = [value for _, value in shown]
 
@@ -361,12 +383,12 @@ def _parallel(findings: Findings) -> Drawing | None:
                 alpha=1 if each.is_best else 0.7,
             )
             hint(line, [config_hint(each, findings)])
-        axes.set_xticks(range(len(factors)), [broken(factor.name) for factor in factors])
+        axes.set_xticks(range(len(factors)), [broken(factor.name, len(factors) + 1) for factor in factors])
         axes.tick_params(axis="x", length=0, pad=14)
         axes.set_yticks([])
         axes.set_xlim(-0.25, len(factors) - 0.75)
         axes.set_ylim(-0.08, 1.08)
-        figure.colorbar(colours, ax=axes, label=findings.results.objective.label, shrink=0.8, pad=0.01)
+        figure.colorbar(colours, ax=axes, label=findings.results.objective.axis_label, shrink=0.8, pad=0.01)
 
     most = f" The best {MOST_VECTORS}." if len(shown) == MOST_VECTORS else ""
     label = findings.results.objective.label
@@ -435,7 +457,7 @@ def _learning_curves(findings: Findings) -> Drawing | None:
             axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        axes.set_ylabel(f"validation {results.objective.label}")
+        axes.set_ylabel(f"validation {results.objective.axis_label}")
         if few:
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
         else:
@@ -473,7 +495,7 @@ def _curves(findings: Findings) -> Iterator[tuple[ConfigFinding, list[tuple[int,
 
 
 def _bars(findings: Findings) -> str:
-    return "Bars: 95 % intervals." if findings.noise.dof else "Intervals would need replicates."
+    return what_bars_are(known=findings.noise.dof > 0)
 
 
 def _objective_values(findings: Findings, config: Config) -> list[float]:

@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from statistics import fmean
 
 import numpy as np
 
@@ -15,11 +14,12 @@ from analysis.estimates import (
     Interaction,
     Noise,
     differs_from_zero,
-    estimate_mean,
     estimate_mean_of_configs,
+    estimate_means,
     holm,
     interaction,
     level_effect,
+    mean,
     pool,
     rank_correlation,
     resample,
@@ -177,17 +177,15 @@ def find(results: Results) -> Findings:
         }
         for column in columns
     }
-    noises = {column.key: pool(table[column.key].values(), column.bounds) for column in columns}
+    means = {column.key: estimate_means(table[column.key], column.bounds) for column in columns}
     objective = table.get("objective", {})
-    noise = noises.get("objective", pool([]))
+    noise = pool(objective.values(), results.objective.bounds)
     ties = _ties(results, objective, noise)
     configs = tuple(
         ConfigFinding(
             number=index + 1,
             config=config,
-            estimates={
-                key: estimate_mean(values[config.config_hash], noises[key]) for key, values in table.items()
-            },
+            estimates={key: found.get(config.config_hash) for key, found in means.items()},
             is_best=index == 0 and config.validation is not None,
             tied=ties.get(config.config_hash),
         )
@@ -207,32 +205,27 @@ def find(results: Results) -> Findings:
 
 
 def estimates(results: Results, quantity: Quantity) -> dict[str, Estimate]:
-    """Each config's mean of a quantity, by config hash, with the noise pooled over all configs.
+    """Each config's mean of a quantity, by config hash, with the noise pooled over all configs."""
+    return estimate_means(results.by_config(quantity), quantity.bounds)
 
-    Where replicates agree to the last digit, and not for want of samples as shares may, the quantity is
-    constant (no subspace, no style divergence): that config has no error, and tells nothing of the others'.
+
+def leaders(
+    replicates: Mapping[str, Sequence[float]], noise: Noise | None = None, *, lower_is_better: bool = False
+) -> set[str]:
+    """Names of the replicates with the best mean, and of those that cannot be told from it.
+
+    By the noise that the intervals beside them have, where others tell of it too, else by their own.
     """
-    values = {name: each for name, each in results.by_config(quantity).items() if each}
-    is_share = quantity.bounds[1] == 1
-    constant = {name for name, each in values.items() if len(set(each)) == 1 < len(each) and not is_share}
-    noise = pool((each for name, each in values.items() if name not in constant), quantity.bounds)
-    found = {
-        name: estimate_mean(each, Noise(0.0, 1, quantity.bounds) if name in constant else noise)
-        for name, each in values.items()
-    }
-    return {name: estimate for name, estimate in found.items() if estimate}
-
-
-def leaders(replicates: Mapping[str, Sequence[float]], *, lower_is_better: bool = False) -> set[str]:
-    """Names of the replicates with the best mean, and of those that cannot be told from it."""
     values = {name: each for name, each in replicates.items() if each}
     if len(values) < 2:
         return set()
     choose = min if lower_is_better else max
-    best = choose(values, key=lambda name: fmean(values[name]))
+    means = {name: mean(each) for name, each in values.items()}
+    best = choose(values, key=lambda name: means[name])
     others = [name for name in values if name != best]
-    ties = tied_with_best(values[best], [values[name] for name in others], pool(values.values()))
-    return {best} | {name for name, tied in zip(others, ties, strict=True) if tied}
+    ties = tied_with_best(values[best], [values[name] for name in others], noise or pool(values.values()))
+    alike = {name for name, tied in zip(others, ties, strict=True) if tied or means[name] == means[best]}
+    return {best} | alike
 
 
 def contrasts(results: Results) -> list[Contrast]:
@@ -273,25 +266,22 @@ def front(findings: Findings, x: Column, y: Column) -> list[FrontPoint]:
     if not groups:
         return []
     signs = np.array([1 if column.lower_is_better else -1 for column in (x, y)])
-    means = np.array([np.mean(pairs, axis=0) for _, pairs in groups])
-    on_front = _undominated(means * signs)
-    noises = [
-        pool([[pair[axis] for pair in pairs] for _, pairs in groups], column.bounds)
+    xs, ys = (
+        estimate_means(
+            {each.config.config_hash: [pair[axis] for pair in pairs] for each, pairs in groups}, column.bounds
+        )
         for axis, column in enumerate((x, y))
-    ]
+    )
+    means = np.array([[found[each.config.config_hash].value for found in (xs, ys)] for each, _ in groups])
+    on_front = _undominated(means * signs)
     attained = None
-    if noises[0].dof:
+    if any(len(pairs) > 1 for _, pairs in groups):
         draws = resample([pairs for _, pairs in groups], _DRAWS)
         attained = np.mean([_undominated(draw * signs) for draw in draws], axis=0)
     points = []
-    for index, (finding, pairs) in enumerate(groups):
-        first_estimate, second_estimate = (
-            estimate_mean([pair[axis] for pair in pairs], noise) for axis, noise in enumerate(noises)
-        )
-        assert first_estimate is not None
-        assert second_estimate is not None
-        share = None if attained is None else float(attained[index])
-        points.append(FrontPoint(finding, first_estimate, second_estimate, bool(on_front[index]), share))
+    for index, (finding, _) in enumerate(groups):
+        name, share = finding.config.config_hash, None if attained is None else float(attained[index])
+        points.append(FrontPoint(finding, xs[name], ys[name], bool(on_front[index]), share))
     return points
 
 
@@ -300,7 +290,7 @@ def measured(results: Results, metric: str) -> Column | None:
     every = results.find(metric, "+".join(sorted(results.modalities))) or results.find(metric)
     each = (Quantity(metric, target=name) for name in results.modalities)
     found = (every,) if every else tuple(quantity for quantity in each if quantity in results.last)
-    return Column(metric, metric.replace("_", " "), found) if found else None
+    return Column(metric, Quantity(metric).title, found) if found else None
 
 
 def _undominated(points: np.ndarray) -> np.ndarray:
@@ -366,7 +356,7 @@ def _factor_findings(
                 )
             else:
                 x = [float(factor.value(config)) for config in measured]
-                y = [fmean(objective[config.config_hash]) for config in measured]
+                y = [mean(objective[config.config_hash]) for config in measured]
                 correlation = rank_correlation(x, y, num_factors)
             found.append(FactorFinding(factor, effect, correlation))
         return found

@@ -7,7 +7,7 @@ from statistics import fmean
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, plot_estimates, save
+from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, plot_estimates, save, what_bars_are
 from analysis.estimates import CONFIDENCE, Estimate, estimate_mean_of_configs, pool, rank_correlation
 from analysis.findings import Findings
 from analysis.results import Config, Quantity, Results
@@ -103,7 +103,8 @@ def leak_sentences(findings: Findings, leaks: Sequence[Leak]) -> list[str]:
     results = findings.results
     chance, (what, measure) = results.chance, what_is_read(results)
     read = ", ".join(f"{code(each.modality)} **{plus_minus(each.mean, 3)}**" for each in leaks)
-    configs = plural(max(each.num_configs for each in leaks), "config")
+    few, most = (choose(each.num_configs for each in leaks) for choose in (min, max))
+    configs = f"{few} to " * (few < most) + plural(most, "config")
     sentence = (
         f"A linear probe reads {what} from the subspace alone ({measure}, mean over {configs}): {read}."
     )
@@ -148,14 +149,13 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
 
     what, measure = what_is_read(results)
+    bars = what_bars_are(known=any(each.mean.half_width is not None for each in leaks))
     dashed = "" if results.chance is None else " Dashed: a guess."
     caption = (
         f"How well a linear probe reads {what} from each modality's own subspace, against its size, "
-        f"averaged over the other factors; test split.{dashed}"
+        f"averaged over the other factors; test split. {bars}{dashed}"
     )
-    return save(
-        "leak", f"Leak of {what.removeprefix('the ')} information into the subspaces", caption, 3.3, paint
-    )
+    return save("leak", f"How much of {what} leaks into the subspaces", caption, 3.3, paint)
 
 
 def _verdict(leaks: Sequence[Leak], chance: float, what: str) -> str:

@@ -126,7 +126,13 @@ class Comparison:
             if entry.is_published or quantity.posterior:
                 rows[entry.title] = found[quantity].get(entry.config.config_hash)
                 replicates[entry.title] = self.results.values(entry.config, quantity)
-        leading = leaders(replicates, lower_is_better=self.quantity(column, "").lower_is_better)
+        noise = pool(
+            self.results.values(config, self.quantity(column, own_posterior(model)))
+            for model, configs in self.configs.items()
+            for _, config in configs
+        )
+        lower_is_better = self.quantity(column, "").lower_is_better
+        leading = leaders(replicates, noise, lower_is_better=lower_is_better)
         return {
             entry.title: self._value(entry, column, rows.get(entry.title), entry.title in leading)
             for entry in self.entries

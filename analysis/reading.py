@@ -1,7 +1,7 @@
 """Reads run folders: one as it is, several as one study that varies also what the runs differ in."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,10 @@ def _configs(
     confirming: bool = False,
     descending: bool,
 ) -> tuple[Config, ...]:
-    """The configs of the searches, or of the confirmations, of all runs, best first."""
+    """The configs of the searches, or of the confirmations, of all runs, best first.
+
+    In a search those come last of which a replicate was stopped, diverged or failed, as for its sampler.
+    """
     paths = swept_by_any(sources)
     configs = []
     for source in sources:
@@ -170,15 +173,13 @@ def _configs(
                 )
             )
 
-    return _ranked(configs, descending=descending)
-
-
-def _ranked(configs: Iterable[Config], *, descending: bool) -> tuple[Config, ...]:
-    def rank(config: Config) -> tuple[bool, float, str]:
+    def rank(config: Config) -> tuple[bool, bool, float, bool, str]:
         value = config.validation
         return (
             value is None,
+            not confirming and len(config.complete) < len(config.trials),
             (-value if descending else value) if value is not None else 0.0,
+            not config.is_base,  # which nothing that is no better has beaten
             config.config_hash,
         )
 

@@ -1,7 +1,7 @@
 """Writes the report of a study, or of several side by side: python analysis/report.py RUN [RUN ...]
 
 Reads each RUN's results, study.json, manifest.json and samples/; writes index.html, one file that
-needs no network, report.md with the same numbers, figures/ as SVG and PNG, and tables/: as LaTeX and
+needs no network, report.md with the same numbers, figures/ as SVG, PNG and PDF, and tables/: as LaTeX and
 Markdown like the report shows them, as CSV at full precision.
 """
 
@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from analysis.leaks import leak_sentences
 from analysis.reading import ReportError
 from analysis.results import Trial
 from analysis.tables import Table
-from analysis.wording import answer, describe, duration, fixed, plural, plus_minus
+from analysis.wording import answer, describe, duration, fixed, plural, plus_minus, winner
 from study.files import FilesError, is_url
 from study.store import StoreError
 
@@ -59,8 +59,7 @@ _LATEX = {
     "|": r"\textbar{}",
 }
 
-
-_REPLACED = ("figures/*.svg", "figures/*.png", "tables/*.csv", "tables/*.md", "tables/*.tex")
+_REPLACED = ("figures/*.svg", "figures/*.png", "figures/*.pdf", "tables/*.csv", "tables/*.md", "tables/*.tex")
 """What a report writes into its folder, and removes there of an earlier one."""
 
 _LONGEST_WORD = 26
@@ -107,8 +106,8 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
     conditional = _conditional_samples(study.findings, grids)
     further = (study.leak_drawing, study.claim_drawing, study.attribute_drawing)
     drawings = [*study.drawings, *filter(None, further)]
-    environment, shown = _environment(), _shown(study)
-    context = _context(study, shown, grids) | {"conditional": conditional}
+    environment = _environment()
+    context = _context(study, grids) | {"conditional": conditional}
     index = folder / "index.html"
     try:
         _clear(folder, is_own=is_own and out is None)
@@ -117,7 +116,7 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
         (folder / "report.md").write_text(text, encoding="utf-8")
         index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
         _write_figures(folder / "figures", drawings, [*grids, *conditional])
-        _write_tables(folder / "tables", study, shown, environment)
+        _write_tables(folder / "tables", study, environment, context)
     except OSError as error:
         told = f"the report cannot be written to {folder} ({error.strerror}); choose another --out"
         raise ReportError(told) from error
@@ -188,22 +187,23 @@ def _write_figures(folder: Path, drawings: Sequence[Drawing], grids: Sequence[Sa
     for drawing in drawings:
         (folder / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
         (folder / f"{drawing.name}.png").write_bytes(drawing.png)
+        (folder / f"{drawing.name}.pdf").write_bytes(drawing.pdf)
     for grid in grids:
         shutil.copyfile(grid.file, folder / grid.name)
 
 
-def _write_tables(folder: Path, study: Study, shown: Sequence[Table], environment: Environment) -> None:
+def _write_tables(folder: Path, study: Study, environment: Environment, context: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for table in shown:
+    for table in context["tables"].values():
         for kind in ("md", "tex"):
-            text = environment.get_template(f"table.{kind}").render(table=table)
+            text = environment.get_template(f"table.{kind}").render(context, table=table)
             (folder / f"{table.name}.{kind}").write_text(text, encoding="utf-8")
     for name, frame in (
         ("configs", study.configs.map(_as_json)),
         ("effects", study.effects().map(_as_json)),
         ("correlations", study.correlations()),
         ("importance", study.importance()),
-        ("confirmation", study.confirmation()),
+        ("confirmation", study.confirmation().map(_as_json)),
         ("scores", study.scores().map(_as_json)),
         ("posteriors", study.posteriors()),
         ("leak", study.leaks()),
@@ -246,13 +246,15 @@ def _shown(study: Study) -> list[Table]:
     return [table for table in made if table]
 
 
-def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) -> dict[str, Any]:
+def _context(study: Study, grids: Sequence[SampleGrid]) -> dict[str, Any]:
     """Everything that the templates show."""
     findings = study.findings
     results, best, noise = findings.results, findings.best, noise_share(findings)
+    num_decisive = min(1, findings.num_compared)
+    *names, last = dict.fromkeys(run.name for run in results.runs)
     asked = [run.study for run in results.runs]
     return {
-        "name": " and ".join(dict.fromkeys(run.name for run in results.runs)),
+        "name": f"{', '.join(names)} and {last}" if names else last,
         "question": " ".join(dict.fromkeys(each["question"] for each in asked if each.get("question"))),
         "description": "\n\n".join(dict.fromkeys((each.get("description") or "").strip() for each in asked)),
         "answer": answer(findings),
@@ -261,7 +263,7 @@ def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) 
         "settings": provenance.setting_rows(results),
         "domains": provenance.domain_table(results),
         "fixed_settings": provenance.fixed_settings(results),
-        "tables": {table.name: table for table in shown},
+        "tables": {table.name: table for table in _shown(study)},
         "leak_sentences": leak_sentences(findings, study.leakage),
         "paper": beside.introduction(study.comparison) if study.comparison else [],
         "verdicts": beside.verdicts(study.judgements),
@@ -270,7 +272,9 @@ def _context(study: Study, shown: Sequence[Table], grids: Sequence[SampleGrid]) 
         "num_judged": len(study.judgements),
         "num_configs": len(findings.configs),
         "several": len(results.runs) > 1,
-        "drawings": study.drawings,
+        "decisive": study.drawings[:num_decisive],
+        "drawings": study.drawings[num_decisive:],
+        "has_many": tables.has_many_modalities(results),
         "leak": study.leak_drawing,
         "claims": study.claim_drawing,
         "of_attributes": study.attribute_drawing,
@@ -310,8 +314,10 @@ def _facts(findings: Findings) -> Iterator[tuple[str, str]]:
     """The numbers to see at first glance, each with what it is."""
     results, best = findings.results, findings.best
     decimals = results.objective.decimals
-    estimate = best.estimates.get("objective") if best else None
-    if estimate:
+    estimate, won = best.estimates.get("objective") if best else None, winner(findings)
+    if won and won.fresh:
+        yield plus_minus(won.fresh, decimals), f"test {results.objective.label} of the winner on fresh seeds"
+    elif estimate:
         yield plus_minus(estimate, decimals), f"test {results.objective.label} of the best config"
     effect = findings.effects[0].effect if findings.effects else None
     if effect:
@@ -328,7 +334,7 @@ def _facts(findings: Findings) -> Iterator[tuple[str, str]]:
         )
     complete = sum(trial.is_complete for trial in results.trials)
     planned = len(results.trials) + len(results.running) + results.num_missing
-    yield f"{complete} of {planned}", f"trials complete, of {plural(len(results.configs), 'config')}"
+    yield f"{complete} of {planned}", f"trials complete, of {plural(results.num_configs, 'config')}"
     yield duration(sum(trial.device_s for trial in results.trials)), "of device time"
 
 
@@ -389,19 +395,15 @@ def _environment() -> Environment:
 
 def _rich(text: str) -> Markup:
     """HTML of a sentence in which `code` and **bold** are marked."""
-    safe = str(escape(text)).replace(" ± ", "&nbsp;±&nbsp;").replace(" %", "&nbsp;%")
-    safe = re.sub(r"`([^`]+)`", lambda found: f"<code>{_unbroken(found[1])}</code>", safe)
+    safe = re.sub(r" (±|=|&lt;) ", r"&nbsp;\1&nbsp;", str(escape(text))).replace(" %", "&nbsp;%")
+    safe = re.sub(r"`([^`]+)`", lambda found: f"<code>{found[1].replace('*', '&#42;')}</code>", safe)
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe))
 
 
-def _unbroken(field: str) -> str:
-    """HTML of a field and its value, which stay in one line; ** in it is no mark of Markdown."""
-    return field.replace("*", "&#42;").replace(" = ", "&nbsp;=&nbsp;")
-
-
 def _breakable(text: str) -> Markup:
-    """HTML of a text whose long words may be broken after underscores and dots."""
-    return Markup(re.sub(r"(?<=[_./])", "<wbr>", str(escape(text)))) if _is_long(text) else escape(text)
+    """HTML of a text whose long words may be broken after underscores and dots, but no number."""
+    breaks = r"(?<=[_/])|(?<=\.)(?!\d)"
+    return Markup(re.sub(breaks, "<wbr>", str(escape(text)))) if _is_long(text) else escape(text)
 
 
 def _is_long(text: str) -> bool:

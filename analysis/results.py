@@ -27,9 +27,19 @@ class Quantity(NamedTuple):
     attribute: str = ""
 
     @property
+    def title(self) -> str:
+        """The metric in words: "mean coherence"."""
+        return self.metric.replace("_", " ").replace("frechet", "Fréchet")
+
+    @property
     def label(self) -> str:
-        """In words: "mean coherence (product)"."""
-        return self.metric.replace("_", " ") + (f" ({self.posterior})" if self.posterior else "")
+        """In words, with the posterior: "mean coherence (product)"."""
+        return self.title + (f" ({self.posterior})" if self.posterior else "")
+
+    @property
+    def axis_label(self) -> str:
+        """The same with its unit, if it has one: "loss in nats per sample"."""
+        return self.label + (f" in {UNITS[self.metric]}" if self.metric in UNITS else "")
 
     @property
     def decimals(self) -> int:

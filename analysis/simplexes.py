@@ -88,7 +88,7 @@ def _pairs(findings: Findings, name: str, path: str, names: Sequence[str], point
         places = [[(weights[first], weights[second]) for weights, _, _ in points] for first, second in pairs]
         panels = list(grid.flat[: len(pairs)])
         for axes, (first, second) in zip(panels, pairs, strict=True):
-            axes.grid(axis="both")
+            axes.grid(visible=True, axis="both")
             axes.plot([0, 1], [1, 0], color=GRID, lw=1, zorder=0)
             axes.set_aspect("equal")
             axes.set(xlabel=names[first], ylabel=names[second], xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
@@ -125,4 +125,4 @@ def _coloured(
                 axes.plot([x_best], [y_best], "o", mfc="none", mec=INK, ms=sqrt(size) * 1.7, mew=1.3)
     bar = figure.colorbar(drawn, ax=list(panels), shrink=0.8)
     bar.outline.set_visible(False)
-    bar.set_label(findings.results.objective.label)
+    bar.set_label(findings.results.objective.axis_label)

@@ -1,20 +1,23 @@
 """The report's tables, independent of how they are written: HTML, Markdown and LaTeX show the same cells."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from analysis.estimates import Estimate
+from analysis.estimates import Estimate, estimate_means
 from analysis.findings import Column, ConfigFinding, FactorFinding, Findings, contrasts, estimates, leaders
 from analysis.importance import Importance
 from analysis.leaks import leak_quantity, what_is_read
-from analysis.results import Quantity, level_label, weight_names
+from analysis.results import Quantity, Results, level_label, weight_names
 from analysis.wording import fixed, p_text, plural, plus_minus, signed
 
 _MOST_COMPARED = 30
 """Configs that a table by subset shows, best first; tables/scores.csv has all."""
+
+_MOST_APART = 3
+"""Modalities of which tables show every subset; of more they show means, as each doubles the subsets."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def confirmation_table(findings: Findings) -> Table | None:
             Cell("–" if validation is None else fixed(validation, decimals), "number", validation),
             _estimate_cell(each.fresh, decimals),
             Cell(against, "number", gain.value if gain else None),
-            Cell("–" if each.p_value is None else p_text(each.p_value), "number", each.p_value),
+            _p_cell(each.p_value),
             Cell(str(len(each.config.complete)), "number", len(each.config.complete)),
         ]
         rows.append(Row(tuple(cells), index == 0 and validation is not None))
@@ -161,7 +164,7 @@ def correlation_table(findings: Findings) -> Table | None:
             (
                 Cell(finding.factor.name, "code"),
                 Cell(signed(finding.correlation.rho, 2), "number"),
-                Cell(p_text(finding.correlation.p_value), "number"),
+                _p_cell(finding.correlation.p_value),
                 Cell(str(finding.correlation.num_configs), "number"),
             )
         )
@@ -197,33 +200,46 @@ def importance_table(findings: Findings, importances: Sequence[Importance]) -> T
     return Table("importance", caption, titles, tuple(rows)) if rows else None
 
 
+def has_many_modalities(results: Results) -> bool:
+    """Whether there are too many for tables of every subset."""
+    return len(results.modalities) > _MOST_APART
+
+
 def coherence_table(findings: Findings) -> Table | None:
-    """One row a config: random coherence, and of each target that of every subset that lacks it."""
+    """One row a config: random coherence, and of each target that of every subset that lacks it.
+
+    Of many modalities the means by the size of the subset, and by the target.
+    """
     modalities = findings.results.modalities
-    targets = [
-        (
-            target,
-            [
-                Quantity("coherence", _posterior(subset), "+".join(sorted(subset)), target)
-                for subset in _subsets(modalities)
-                if target not in subset
-            ],
-        )
+    generated = [
+        Quantity("coherence", _posterior(subset), "+".join(sorted(subset)), target)
         for target in modalities
+        for subset in _subsets(modalities)
+        if target not in subset
     ]
     random = findings.results.find("random_coherence")
-    groups = [("", [random])] if random else []
-    groups += [(f"→ {target}", quantities) for target, quantities in targets]
+    groups = [("", [Column("random", "random", (random,))])] if random else []
+    if has_many_modalities(findings.results):
+        groups.append(("modalities given", _means(findings, generated, _num_given)))
+        groups.append(("modality generated", _means(findings, generated, lambda each: each.target)))
+    else:
+        for target in modalities:
+            own = [each for each in generated if each.target == target]
+            groups.append((f"→ {target}", _means(findings, own, lambda each: each.given)))
     return _by_subset(findings, "coherence", "Coherence of what is generated", groups)
 
 
 def probe_table(findings: Findings) -> Table | None:
-    """One row a config: the accuracy of a linear probe on the content of every subset."""
-    quantities = [
+    """One row a config: the accuracy of a linear probe on the content of every subset, or by its size."""
+    probed = [
         Quantity("probe_accuracy", _posterior(subset), "+".join(sorted(subset)))
         for subset in _subsets(findings.results.modalities)
     ]
-    return _by_subset(findings, "probe_accuracy", "Accuracy of a linear probe", [("probed", quantities)])
+    if has_many_modalities(findings.results):
+        group = "modalities probed", _means(findings, probed, _num_given)
+    else:
+        group = "probed", _means(findings, probed, lambda each: each.given)
+    return _by_subset(findings, "probe_accuracy", "Accuracy of a linear probe", [group])
 
 
 def leak_table(findings: Findings) -> Table | None:
@@ -255,20 +271,23 @@ def leak_table(findings: Findings) -> Table | None:
 
 
 def posterior_table(findings: Findings) -> Table | None:
-    """One row a score: the product of the posteriors against their mixture, paired by trial."""
-    rows = []
-    for contrast in sorted(
-        contrasts(findings.results), key=lambda each: each.quantity.metric != "mean_coherence"
-    ):
+    """One row a score: the product of the posteriors against their mixture, paired by trial.
+
+    Of many modalities given all of them, or all but one.
+    """
+    rows, results = [], findings.results
+    for contrast in sorted(contrasts(results), key=lambda each: each.quantity.metric != "mean_coherence"):
+        is_small = contrast.quantity.given.count("+") + 2 < len(results.modalities)
+        if contrast.quantity.given and is_small and has_many_modalities(results):
+            continue
         quantity, difference = contrast.quantity, contrast.difference
         given = f" given {quantity.given}" if quantity.given else ""
         target = f" of {quantity.target}" if quantity.target else ""
         width = "" if difference.half_width is None else f" ± {fixed(difference.half_width, 3)}"
-        p_value = "–" if contrast.p_value is None else p_text(contrast.p_value)
         cells = (
-            Cell(quantity.metric.replace("_", " ") + target + given + _arrow(quantity)),
+            Cell(quantity.title + target + given + _arrow(quantity)),
             Cell(f"{signed(difference.value, 3)}{width}", "number", difference.value),
-            Cell(p_value, "number", contrast.p_value),
+            _p_cell(contrast.p_value),
         )
         rows.append(Row(cells))
     titles = ("score", "product − mixture", "p")
@@ -363,36 +382,48 @@ def judge_accuracies(findings: Findings) -> list[tuple[str, str]]:
     return [(target, fixed(fmean(each), 3)) for target, each in values if each]
 
 
+def _means(
+    findings: Findings, quantities: Sequence[Quantity], title: Callable[[Quantity], str]
+) -> list[Column]:
+    """Columns of what was measured: of quantities that have the same title the mean."""
+    found: dict[str, list[Quantity]] = {}
+    for quantity in quantities:
+        if findings.results.last.get(quantity):
+            found.setdefault(title(quantity), []).append(quantity)
+    return [Column(name, name, tuple(own)) for name, own in found.items()]
+
+
+def _num_given(quantity: Quantity) -> str:
+    return str(quantity.given.count("+") + 1)
+
+
 def _by_subset(
-    findings: Findings, name: str, caption: str, groups: Sequence[tuple[str, Sequence[Quantity]]]
+    findings: Findings, name: str, caption: str, groups: Sequence[tuple[str, Sequence[Column]]]
 ) -> Table | None:
-    """One row a config under groups of quantities; bold: the best of a column, and what is tied with it."""
-    measured = [
-        (title, [quantity for quantity in quantities if findings.results.last.get(quantity)])
-        for title, quantities in groups
-    ]
-    columns = [quantity for _, quantities in measured for quantity in quantities]
-    if not any(quantity.metric == name for quantity in columns):
+    """One row a config under groups of shares; bold: the best of a column, and what is tied with it.
+
+    Where all are tied, none is bold.
+    """
+    results = findings.results
+    columns = [column for _, own in groups for column in own]
+    if not any(quantity.metric == name for column in columns for quantity in column.quantities):
         return None
-    found = [(quantity, estimates(findings.results, quantity)) for quantity in columns]
-    bold = [
-        leaders(findings.results.by_config(quantity), lower_is_better=quantity.lower_is_better)
-        for quantity in columns
-    ]
+    found: list[tuple[dict[str, Estimate], set[str]]] = []
+    for column in columns:
+        values = {each.config_hash: [*column.values(each, results).values()] for each in results.configs}
+        leading = leaders(values, lower_is_better=column.lower_is_better)
+        is_led = any(values[each] for each in values.keys() - leading)
+        found.append((estimate_means(values, column.bounds), leading if is_led else set()))
     rows = []
     for each in findings.configs[:_MOST_COMPARED]:
         config_hash = each.config.config_hash
         cells = [
-            _bracket_cell(by_config.get(config_hash), quantity, bold=config_hash in leading)
-            for (quantity, by_config), leading in zip(found, bold, strict=True)
+            _bracket_cell(means.get(config_hash), bold=config_hash in leading) for means, leading in found
         ]
         rows.append(Row((*config_cells(findings, each), *cells)))
     swept = config_titles(findings)
-    titles = (*swept, *(quantity.given or "random" for quantity in columns))
-    shown = [
-        ("", len(swept)),
-        *((title, len(quantities)) for title, quantities in measured if quantities),
-    ]
+    titles = (*swept, *(column.title for column in columns))
+    shown = [("", len(swept)), *((title, len(own)) for title, own in groups if own)]
     return Table(name, caption, titles, tuple(rows), tuple(shown), sortable=True)
 
 
@@ -409,11 +440,11 @@ def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
     why = "one replicate" if effect.matched else "one config a level"
     width = f"n/a ({why})" if effect.half_width is None else f"± {fixed(effect.half_width, decimals)}"
     yield Cell(finding.factor.name, "code")
-    yield Cell(" · ".join(unbroken))
+    yield Cell("\N{NO-BREAK SPACE}· ".join(unbroken))
     yield Cell(level_label(effect.best.level))
     yield Cell(level_label(effect.worst.level))
     yield Cell(f"{signed(effect.difference, decimals)} {width}", "number")
-    yield Cell("–" if effect.p_value is None else p_text(effect.p_value), "number")
+    yield _p_cell(effect.p_value)
     if not effect.matched:
         yield Cell("between configs")
     else:
@@ -462,10 +493,16 @@ def _estimate_cell(estimate: Estimate | None, decimals: int) -> Cell:
     return Cell(text, "number", estimate.value)
 
 
-def _bracket_cell(estimate: Estimate | None, quantity: Quantity, *, bold: bool) -> Cell:
+def _bracket_cell(estimate: Estimate | None, *, bold: bool) -> Cell:
     if estimate is None:
         return Cell("–", "number")
-    return Cell(in_brackets(estimate, quantity.decimals), "number", estimate.value, bold=bold)
+    return Cell(in_brackets(estimate, 3), "number", estimate.value, bold=bold)
+
+
+def _p_cell(p_value: float | None) -> Cell:
+    """A p-value under a title that says so."""
+    text = "–" if p_value is None else p_text(p_value).removeprefix("p ").removeprefix("= ")
+    return Cell(text, "number", p_value)
 
 
 def _subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:

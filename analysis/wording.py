@@ -1,5 +1,6 @@
 """How a report speaks: numbers as text, and a study's answer in sentences."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
@@ -64,6 +65,20 @@ def _tie_sentence(findings: Findings, num_others: int) -> list[str]:
     return [f"Each of the {len(ties)} other configs{compared} differs from it significantly."]
 
 
+def winner(findings: Findings) -> Confirmed | None:
+    """The best config on fresh seeds, once confirmations have ended and one of the search's has completed."""
+    ranked = [each for each in findings.confirmed if each.config.validation is not None]
+    is_contest = not all(each.config.is_base for each in ranked)
+    is_open = any(_is_under_way(run, findings.results) for run in findings.results.runs)
+    return ranked[0] if is_contest and not is_open else None
+
+
+def _is_under_way(run: Run, results: Results) -> bool:
+    """Whether trials of a run are known to be missing."""
+    is_known = "ended_at" in run.manifest or sum(results.trial_rows["run"] == run.label) < run.num_planned
+    return is_known and not run.has_ended
+
+
 def _confirmation_sentences(findings: Findings) -> list[str]:
     """Who wins on fresh seeds, and by how much: one sentence a run that is confirmed."""
     return [
@@ -75,29 +90,28 @@ def _confirmation_sentences(findings: Findings) -> list[str]:
 
 def _confirmation_sentence(run: Run, confirmed: Sequence[Confirmed], results: Results) -> str:
     subject = f"The confirmation of {code(run.label)}" if len(results.runs) > 1 else "The confirmation"
-    is_known = "ended_at" in run.manifest or sum(results.trial_rows["run"] == run.label) < run.num_planned
-    is_under_way = is_known and not run.has_ended
+    is_under_way = _is_under_way(run, results)
     ranked = [each for each in confirmed if each.config.validation is not None]
     if all(each.config.is_base for each in ranked):
         yet = " yet" if is_under_way else ""
         return f"{subject} says nothing{yet}: none of the search's best configs has completed on fresh seeds."
-    winner, wins = ranked[0], "is led so far by" if is_under_way else "is won by"
+    first, wins = ranked[0], "is led so far by" if is_under_way else "is won by"
     decimals, label = results.objective.decimals, results.objective.label
     has_base = any(each.config.is_base for each in ranked)
     among = f"{len(ranked)} configs{', the base among them,' * has_base}" if len(ranked) > 1 else "one config"
     numbers = sorted({len(each.config.complete) for each in ranked})
     seeds = f"{numbers[0]} to " * (len(numbers) > 1) + plural(numbers[-1], "fresh seed")
-    if winner.config.is_base:
-        found = f" with a test {label} of **{plus_minus(winner.fresh, decimals)}**" if winner.fresh else ""
+    if first.config.is_base:
+        found = f" with a test {label} of **{plus_minus(first.fresh, decimals)}**" if first.fresh else ""
         return (
             f"{subject}, {among} on {seeds} each, {wins} the base config itself{found}: "
             f"on the validation split none of the search's best configs exceeds it{_better_on_test(ranked)}."
         )
-    sentence = f"{subject}, {among} on {seeds} each, {wins} **{describe(winner.config, results)}**"
-    if winner.fresh is None:
+    sentence = f"{subject}, {among} on {seeds} each, {wins} **{describe(first.config, results)}**"
+    if first.fresh is None:
         return f"{sentence}; it has no {label} on the test split."
-    sentence += f", whose test {label} is **{plus_minus(winner.fresh, decimals)}**"
-    gain = winner.advantage
+    sentence += f", whose test {label} is **{plus_minus(first.fresh, decimals)}**"
+    gain = first.advantage
     if gain is None:
         lacks = "has not completed yet" if is_under_way else "did not complete"
         why = lacks if run.knows_base else "is unknown, as study.json is missing"
@@ -149,7 +163,10 @@ def _effect_sentences(findings: Findings) -> list[str]:
             sentences.append(f"No {kind} goes significantly with {label}; {closest}.")
     if not sentences and findings.best and findings.results.factors:
         yet = "" if all(run.has_ended for run in findings.results.runs) else " yet"
-        told = f"Effects of the swept fields cannot be told{yet}: too few configs have completed."
+        means = [mean.value for each in findings.configs if (mean := each.estimates.get("objective"))]
+        is_flat = len(means) > 3 and len(set(means)) == 1
+        why = "all configs score the same" if is_flat else "too few configs have completed"
+        told = f"Effects of the swept fields cannot be told{yet}: {why}."
         sentences.append(told)
     return sentences
 
@@ -197,14 +214,16 @@ def _cost_sentences(findings: Findings) -> list[str]:
     if not trials:
         return []
     device_s = sum(trial.device_s for trial in trials)
-    devices = sorted({trial.device for trial in trials if trial.device})
+    devices = sorted({_device_text(trial.device) for trial in trials if trial.device})
     on = f" on {', '.join(map(code, devices))}" if devices else ""
     shares = [trial.evaluation_share for trial in trials if trial.evaluation_share is not None]
     evaluated = f", of which evaluation was {100 * fmean(shares):.0f} % (mean over trials)" if shares else ""
     numbers = {results.num_replicates(config) for config in results.configs}
     replicates = f" × {plural(numbers.pop(), 'replicate')}" if len(numbers) == 1 else ""
+    confirming = sum(len(config.trials) for config in results.confirmed)
+    confirmation = f" and a confirmation of {plural(confirming, 'trial')}" if confirming else ""
     sentences = [
-        f"{plural(results.num_configs, 'config')}{replicates}: "
+        f"{plural(results.num_configs, 'config')}{replicates}{confirmation}: "
         f"{plural(len(trials), 'ended trial')} took {duration(device_s)} of device time{on}{evaluated}."
     ]
     lost = [trial.lost_s for trial in trials if trial.lost_s]
@@ -214,6 +233,11 @@ def _cost_sentences(findings: Findings) -> list[str]:
             "the last checkpoint when processes or nodes vanished, or in an earlier try, and trained again."
         )
     return sentences
+
+
+def _device_text(device: str) -> str:
+    """A device as a trial names it, for people: cpu, 2 threads."""
+    return re.sub(r" x (\d+) threads$", lambda found: f", {plural(int(found[1]), 'thread')}", device)
 
 
 def describe(config: Config, results: Results) -> str:

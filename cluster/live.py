@@ -154,7 +154,8 @@ def check_cluster(address: str, out: str | None = None) -> Iterator[Finding]:
     """Every check of the cluster at an address; `out` is where its studies will write.
 
     Raises:
-        CheckError: if there is no cluster, or `out` lies in the home of a user that is none.
+        CheckError: if there is no cluster, or `out` lies in the home of a user that is none, or in a folder
+            that Ray deletes.
     """
     from study.files import is_url
 
@@ -163,6 +164,11 @@ def check_cluster(address: str, out: str | None = None) -> Iterator[Finding]:
             out = str(Path(out).expanduser().absolute())  # a node's own folder is another
         except RuntimeError as error:
             raise CheckError(f"cannot find {out}: {error}; choose another --out") from None
+        if "working_dir_files" in Path(out).parts:  # where Ray unpacks the code of jobs
+            raise CheckError(
+                "--out would lie in the folder of this job's code, which Ray deletes; give it an absolute "
+                "path that every node sees"
+            )
     started_here = not ray.is_initialized()
     if started_here:
         _join(address)

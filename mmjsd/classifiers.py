@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mmjsd.data import Data, Examples, cache_dir
 from mmjsd.model import write_tensors
-from mmjsd.networks import NETWORKS
+from mmjsd.networks import networks_of
 from mmjsd.ranking import average_precision
 
 _VERSION = 4
@@ -80,7 +80,7 @@ def load_classifiers(
         name = modality.name
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            network = NETWORKS[name].classifier(data.spec.num_outputs)
+            network = networks_of(name).classifier(data.spec.num_outputs)
         network.to(device)
         network.to(memory_format=torch.channels_last)  # the layout in which convolutions are fastest
         file = folder / f"{name}.safetensors"

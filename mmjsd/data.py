@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mmjsd import digits, faces, sources, text
-from mmjsd.sources import Sources
+from mmjsd.sources import Parts, Sources
 from mmjsd.specs import DATASETS, SPLITS, Bytes, DataError, DataSpec, Modality, Report
 from mmjsd.text import ALPHABET, decode_text, encode_text
 
@@ -132,7 +132,8 @@ def _spec(name: str) -> DataSpec:
 def _prepared_folder(spec: DataSpec, files: Sources) -> Path:
     """Where the data set lies once prepared: a name that changes with its files or with how it is drawn."""
     drawing = (faces.VERSION if spec.attributes else digits.VERSION) if spec.embedded else 0
-    fingerprint = hashlib.sha256(f"{_PREPARATION} {drawing}".encode())
+    own = f" {spec.version}" if spec.version else ""
+    fingerprint = hashlib.sha256(f"{_PREPARATION} {drawing}{own}".encode())
     for path in (path for each in files.values() for path in each):
         try:
             with path.open("rb") as file:
@@ -151,8 +152,7 @@ def _prepare(spec: DataSpec, files: Sources, prepared: Path, report: Report) -> 
         if data is None:
             scratch = prepared.with_name(f"{prepared.name}.images")
             try:
-                make = _make_described if spec.attributes else _make
-                _write(prepared, make(spec, files, scratch, report))
+                _write(prepared, _make(spec, files, scratch, report))
             finally:
                 scratch.unlink(missing_ok=True)
                 shutil.rmtree(_partial(prepared), ignore_errors=True)
@@ -162,40 +162,67 @@ def _prepare(spec: DataSpec, files: Sources, prepared: Path, report: Report) -> 
 
 
 def _make(spec: DataSpec, files: Sources, scratch: Path, report: Report) -> dict[str, dict[str, Examples]]:
-    """Examples of classes, each modality sorted by itself."""
+    """What is drawn or read of each modality; a text is the numeral, or names the attributes, of an image."""
     examples: dict[str, dict[str, Examples]] = {split: {} for split in SPLITS}
     for modality in spec.modalities:
         report(f"preparing {modality.name}")
-        if modality.kind == "text":
+        if modality.kind == "text" and spec.attributes:
+            parts = _describe(spec, modality, examples)
+        elif modality.kind == "text":
             parts = dict.fromkeys(SPLITS, text.place_numerals(modality.shape[0]))
+        elif spec.embedded and spec.attributes:
+            parts = {split: faces.draw(split) for split in SPLITS}
         elif spec.embedded:
             parts = {split: digits.draw(modality.name, split) for split in SPLITS}
         else:
             parts = sources.read(spec, files[modality.name], modality, scratch, report)
-        for split, (values, labels) in parts.items():
-            order = np.argsort(labels, kind="stable")
-            examples[split][modality.name] = Examples(np.ascontiguousarray(values[order]), labels[order])
+        for split, made in examples.items():
+            made[modality.name] = _examples(spec, modality, split, *parts[split])
+            first = next(iter(made))
+            if spec.attributes and not np.array_equal(made[first].labels, made[modality.name].labels):
+                whose = f"{modality.name} and {first} in the {split} split"
+                raise DataError(
+                    f"{spec.name}: attributes of {whose} differ; a row must be the same sample in all"
+                )
     return examples
 
 
-def _make_described(
-    spec: DataSpec, files: Sources, scratch: Path, report: Report
-) -> dict[str, dict[str, Examples]]:
-    """Images with attributes, and row by row the texts that name these."""
-    image, described = spec.modalities
-    report(f"preparing {image.name}")
-    if spec.embedded:
-        parts = {split: faces.draw(split) for split in SPLITS}
-    else:
-        parts = sources.read(spec, files[image.name], image, scratch, report)
-    report(f"preparing {described.name}")
-    examples: dict[str, dict[str, Examples]] = {}
-    for number, (split, (images, attributes)) in enumerate(parts.items()):
+def _describe(spec: DataSpec, modality: Modality, examples: Mapping[str, Mapping[str, Examples]]) -> Parts:
+    """Row by row the texts that name the attributes which the first modality has."""
+    parts = {}
+    for number, (split, made) in enumerate(examples.items()):
+        attributes = next(iter(made.values())).labels
         rng = np.random.default_rng((_TEXT_SEED, number))
-        texts = text.describe(attributes, spec.attributes, described.shape[0], rng)
-        values = {image.name: images, described.name: texts}
-        examples[split] = {name: Examples(each, attributes) for name, each in values.items()}
-    return examples
+        parts[split] = text.describe(attributes, spec.attributes, modality.shape[0], rng), attributes
+    return parts
+
+
+def _examples(spec: DataSpec, modality: Modality, split: str, values: Bytes, labels: Bytes) -> Examples:
+    """A modality's arrays of one split, sorted by class if they have classes.
+
+    Raises:
+        DataError: unless they are what Examples and the data set say.
+    """
+    where = f"{modality.name} of {spec.name}"
+    of_label, top = ((len(spec.attributes),), 2) if spec.attributes else ((), spec.num_classes)
+    limit = len(ALPHABET) if modality.kind == "text" else 256
+    for what, array, axes, end in (
+        ("values", values, modality.shape, limit),
+        ("labels", labels, of_label, top),
+    ):
+        shape, found = (len(values), *axes), np.asarray(array)
+        if found.dtype != np.uint8 or found.shape != shape:
+            got = f"{found.dtype} {list(found.shape)} in the {split} split"
+            raise DataError(f"{where}: {what} must be uint8 {list(shape)}, got {got}")
+        if end < 256 and found.max(initial=0) >= end:
+            raise DataError(
+                f"{where}: {what} must lie in 0..{end - 1}, got {found.max()} in the {split} split"
+            )
+    sources.check_labels(where, split, labels, spec)
+    if spec.attributes:
+        return Examples(values, labels)
+    order = np.argsort(labels, kind="stable")
+    return Examples(np.ascontiguousarray(values[order]), labels[order])
 
 
 def _array_path(folder: Path, split: str, modality: str, part: str) -> Path:
@@ -237,7 +264,8 @@ def _read(spec: DataSpec, folder: Path) -> Data | None:
         for split, modality in product(SPLITS, spec.modalities):
             paths = [_array_path(folder, split, modality.name, part) for part in ("values", "labels")]
             values, labels = (np.load(path, mmap_mode="c") for path in paths)
-            if values.shape != (len(labels), *modality.shape):
+            num_outputs = labels.shape[1] if labels.ndim == 2 else int(labels[-1]) + 1
+            if values.shape != (len(labels), *modality.shape) or num_outputs != spec.num_outputs:
                 return None
             splits[split][modality.name] = Examples(values, labels)
         return Data(spec, splits, contents["digest"])

@@ -12,9 +12,7 @@ from mmjsd.gaussian import Gaussian, standard_like
 from mmjsd.model import MultimodalVae, Posterior
 from mmjsd.objective import Draws
 from mmjsd.sharing import SharedDraws, draw_together
-
-JOINT = "joint"
-"""The target of all modalities together."""
+from mmjsd.specs import JOINT
 
 
 def log_importance_weights(

@@ -159,7 +159,7 @@ class _Truth:
         """Values of which the mean over samples is what the guesses are worth."""
         if self.attributes:
             return average_precision(*(self.columns(each).cpu() for each in (guesses, self.labels)))
-        return (guesses.argmax(-1) == self.labels.to(guesses.device)).float()
+        return (guesses.argmax(-1) == self.labels.to(guesses.device)).double()
 
     def scores(
         self,
@@ -189,7 +189,9 @@ def evaluate(
     inception: Inception | None = None,
     attributes: Sequence[str] = (),
 ) -> list[Score]:
-    """All metrics of one split, on pairs and draws that are the same for every trial.
+    """All metrics of one split, on pairs that are the same for every trial.
+
+    So are the draws, among trials whose latents have equal sizes.
 
     Given every modality alone, all together, and at most `evaluation.subsets_per_size` subsets of each size
     between (`mmjsd.model.subsets`), each several once as mixture and once as product.

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mmjsd.config import Fusion, ModelConfig, ObjectiveConfig, require
-from mmjsd.data import Modality
+from mmjsd.data import ALPHABET, Modality
 from mmjsd.gaussian import Gaussian, Mixture, product, stack, standard_like
-from mmjsd.networks import NETWORKS, Width
+from mmjsd.networks import NETWORKS, Width, networks_of
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -76,7 +76,7 @@ class MultimodalVae(nn.Module):
         width = Width(config.width)
         encoders, heads, decoders = {}, {}, {}
         for name in self.modalities:
-            networks, latent = NETWORKS[name], config.content_dim + self.style_dims[name]
+            networks, latent = networks_of(name), config.content_dim + self.style_dims[name]
             encoders[name] = networks.encoder(width)
             heads[name] = nn.Linear(networks.num_features(width), 2 * latent)
             decoders[name] = networks.decoder(latent, width)
@@ -183,7 +183,8 @@ class MultimodalVae(nn.Module):
         """q(c | X_K) of any subset of modalities, as `fuse` defines it.
 
         Raises:
-            ValueError: if no modality is given, or one that the model does not have.
+            ValueError: if no modality is given, one that the model does not have, or values that are not what
+                a batch of it holds.
         """
         self._check(x)
         posteriors = self.posteriors(x)
@@ -211,7 +212,8 @@ class MultimodalVae(nn.Module):
         """Samples of every modality: content from q(c | given), or the prior; styles from the prior.
 
         Args:
-            given: any subset of modalities, `[batch, ...]` each; none: `num_samples` samples of the prior.
+            given: any subset of modalities, each as in a batch: images `[batch, channel, height, width]` in
+                [0, 1] of the model's type, text `[batch, length]` as int64; none: samples of the prior.
             num_samples: number of unconditional samples; with `given`, its batch decides.
             posterior: how several given modalities become one; none: the objective's fusion.
             generator: of the model's device.
@@ -261,8 +263,22 @@ class MultimodalVae(nn.Module):
     def _check(self, x: Mapping[str, Tensor]) -> None:
         known = ", ".join(self.modalities)
         require(len(x) > 0, f"no modality is given; give at least one of {known}")
-        for name in x:
+        for name, values in x.items():
             require(name in self.modalities, f"unknown modality {name!r}; the model has {known}")
+            spec = self.specs[self.modalities.index(name)]
+            dtype, top = next(self.parameters()).dtype, 1
+            if spec.kind == "text":
+                dtype, top = torch.int64, len(ALPHABET) - 1
+            axes = ", ".join(map(str, ("batch", *spec.shape)))
+            expected = f"{name} must be a tensor [{axes}] of {dtype} in 0..{top}, got"
+            require(isinstance(values, Tensor), f"{expected} {type(values).__name__}")
+            fits = values.dtype == dtype and values.shape[1:] == spec.shape
+            require(fits, f"{expected} {list(values.shape)} of {values.dtype}")
+            outside = values[~((values >= 0) & (values <= top))]
+            require(not len(outside), f"{expected} values such as {outside[:1].tolist()}")
+        counts = {name: len(values) for name, values in x.items()}
+        found = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        require(len(set(counts.values())) == 1, f"modalities must have equally many samples, got {found}")
 
     def _normal(self, batch: int, size: int, generator: torch.Generator | None) -> Tensor:
         return torch.randn(batch, size, generator=generator, device=self.device)
@@ -297,12 +313,12 @@ def write_tensors(
 
 
 def load(path: Path | str) -> MultimodalVae:
-    """The model in a trial's checkpoint folder, on the CPU, in eval mode. Reads no pickle.
+    """The model in a checkpoint folder, or in a trial's newest, on the CPU, in eval mode. Reads no pickle.
 
     Raises:
         ValueError: if the folder holds no model, or one that cannot be read.
     """
-    file = Path(path) / WEIGHTS_FILE
+    file = max(Path(path).glob(f"epoch-*/{WEIGHTS_FILE}"), default=Path(path) / WEIGHTS_FILE)
     require(file.is_file(), f"{path} holds no model: expected the file {WEIGHTS_FILE} in a checkpoint folder")
     try:
         with safe_open(file, framework="pt") as opened:

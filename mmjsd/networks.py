@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Laplace
 from torch.nn import functional as F
 
+from mmjsd.config import require
 from mmjsd.data import ALPHABET
 from mmjsd.digits import PATTERNS
 
@@ -30,7 +31,14 @@ LAPLACE_SCALE = 0.75
 
 @dataclass(frozen=True)
 class Networks:
-    """What one modality needs. An encoder ends in features; a classifier's last layer is linear in them."""
+    """What one modality needs. An encoder ends in features; a classifier's last layer is linear in them.
+
+    Nothing may wait for the device, as a GPU records a step (torch.cuda.graph): a likelihood is made with
+    `validate_args=False`, and its event is a whole image or text. What networks make of a sample should
+    depend on no other sample and no further chance (no batch norm, no dropout), or else a trial's numbers
+    differ with its workers. In a pack, decoders of different latents are fastest as an `nn.Sequential`
+    that begins with a Linear.
+    """
 
     encoder: Callable[["Width"], nn.Module]
     num_features: Callable[["Width"], int]
@@ -469,3 +477,15 @@ NETWORKS: Mapping[str, Networks] = {
     **dict.fromkeys(PATTERNS, _PATTERNED),
 }
 """By the modality's name. A new modality is one entry here and one in a data set."""
+
+
+def networks_of(modality: str) -> Networks:
+    """The modality's entry in NETWORKS.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    require(
+        modality in NETWORKS, f"modality {modality!r} has no entry in NETWORKS of mmjsd/networks.py; add it"
+    )
+    return NETWORKS[modality]

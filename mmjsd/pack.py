@@ -76,8 +76,9 @@ class Pack(MultimodalVae):
         self.objective = _objective_by_row([member.objective for member in members], batch_size, first.device)
         self._batch_size = batch_size
         # Each draw of an importance-weighted bound has rows, too, and its weights amplify what layers round.
-        # On a CPU, autocast does not reach the layers that vmap calls.
-        is_plain = first.objective.importance_samples is None and precision == "float32"
+        # On a CPU, autocast does not reach the layers that vmap calls, and torch has wrong gradients of a
+        # convolution of one image under vmap.
+        is_plain = first.objective.importance_samples is None and precision == "float32" and batch_size > 1
         limit = _SMALL // batch_size if is_plain else 0
         self._networks: dict[str, _Network] = {}
         for name in self.modalities:
@@ -88,9 +89,13 @@ class Pack(MultimodalVae):
             self._networks[f"heads.{name}"] = (
                 _side_by_side(heads, limit) if is_even else _Heads(heads, styles)
             )
-            self._networks[f"decoders.{name}"] = (
-                _side_by_side(decoders, limit) if is_even else _Decoders(decoders, limit)
-            )
+            if is_even:
+                self._networks[f"decoders.{name}"] = _side_by_side(decoders, limit)
+            elif all(type(each) is nn.Sequential and isinstance(each[0], nn.Linear) for each in decoders):
+                self._networks[f"decoders.{name}"] = _Decoders(decoders, limit)
+            else:
+                latents = [self.config.content_dim + style for style in styles]
+                self._networks[f"decoders.{name}"] = _Apart(decoders, latents)
 
     @property
     def device(self) -> torch.device:
@@ -156,7 +161,7 @@ class _Stacked(_Network):
                 parameter.data = part
             self._parameters[name] = stacked.requires_grad_()
         self._slabs: list[tuple[str, slice, Tensor]] = []
-        self._call: Callable[..., Tensor] = torch.vmap(self._call_one)
+        self._call: Callable[..., Tensor] = torch.vmap(self._call_one, randomness="different")
 
     def __call__(self, x: Tensor) -> Tensor:
         with GpuKernels() if x.is_cuda else nullcontext():
@@ -183,13 +188,19 @@ class _Stacked(_Network):
 
 
 class _Apart(_Network):
-    """Modules run one after the other, which their gradients reach without help."""
+    """Modules run one after the other, which their gradients reach without help.
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    Args:
+        latents: how many of the dimensions each decoder has; none: they are no decoders, or all have all.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], latents: Sequence[int] | None = None) -> None:
         self._modules = modules
+        self._latents: Sequence[int | None] = latents or [None] * len(modules)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.stack([module(own) for module, own in zip(self._modules, x, strict=True)])
+        parts = zip(self._modules, x, self._latents, strict=True)
+        return torch.stack([module(own[..., :latent]) for module, own, latent in parts])
 
     def slabs(self, members: slice) -> list[Tensor]:
         return _parameters(self._modules[members])
@@ -241,10 +252,14 @@ class _Decoders(_Network):
 def _side_by_side(modules: Sequence[nn.Module], limit: int) -> _Network:
     """Modules of one shape, run by one call on a GPU and if they have few weights, else one by one.
 
+    One by one, too, if there is nothing to stack, or they keep what is no parameter (as of batch norms).
+
     Args:
         limit: of a module's weights, up to which one call is as fast and as exact on a CPU.
     """
     weights = [*modules[0].parameters()]
+    if not weights or any(True for _ in modules[0].buffers()):
+        return _Apart(modules)
     is_small = sum(weight.numel() for weight in weights) <= limit
     return _Stacked(modules) if weights[0].is_cuda or is_small else _Apart(modules)
 

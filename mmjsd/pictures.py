@@ -46,10 +46,10 @@ class Block:
 
 
 def tile_side(specs: Sequence[Modality]) -> int:
-    """Pixels of a tile's side in a picture of these modalities, for images twice theirs, never below 64."""
+    """Pixels of a tile's side in a picture of these modalities, for images twice theirs, in 64..256."""
     images = [2 * max(spec.shape[1:]) for spec in specs if spec.kind == "image"]
     texts = [round(sqrt(_LETTER_AREA * spec.shape[0])) for spec in specs if spec.kind == "text"]
-    return max([64, *images, *(min(side, 128) for side in texts)])
+    return min(max([64, *images, *(min(side, 128) for side in texts)]), 256)
 
 
 def tiles(values: Tensor, side: int) -> list[Image.Image]:
@@ -105,7 +105,7 @@ def compose(title: str, note: str, blocks: Sequence[Block]) -> Picture:
 def _enlarge(image: Image.Image, side: int) -> Image.Image:
     """The image as large as a tile allows, in its middle."""
     factor = side / max(image.size)
-    size = (round(image.width * factor), round(image.height * factor))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     resampling = Image.Resampling.NEAREST if factor.is_integer() else Image.Resampling.BICUBIC
     tile = Image.new("RGB", (side, side), _PAPER)
     tile.paste(image.resize(size, resampling), ((side - size[0]) // 2, (side - size[1]) // 2))

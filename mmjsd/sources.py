@@ -20,8 +20,9 @@ Sources = Mapping[str, tuple[Path, ...]]
 Parts = dict[str, tuple[Bytes, Bytes]]
 """Images, channel-first, and labels, by split."""
 
-_NPZ_FILES = {"mnist": "mnist.npz", "svhn": "svhn.npz", "face": "celeba64.npz"}
-"""What may stand in for torchvision's files of each modality."""
+_NPZ_FILES = {"face": "celeba64.npz"}
+"""What may stand in for torchvision's files of a modality; of others its name and .npz, which is read alone
+where torchvision has none."""
 
 _RAW_FILES = {
     "mnist": tuple(
@@ -45,12 +46,12 @@ def find(spec: DataSpec, folder: Path) -> Sources:
     """Each image modality's npz file in `folder`, or else the files that torchvision left there."""
     found = {}
     for modality in _images(spec):
-        npz, raw = folder / _NPZ_FILES[modality.name], _raw_files(folder, modality.name)
-        if not npz.exists() and not _all_exist(raw):
-            raise DataError(
-                f"{npz} does not exist: {_expectation(spec, modality)}; "
-                "put it there (torchvision's own files will do), or leave --data-dir out to download"
-            )
+        npz, raw = folder / _npz_file(modality.name), _raw_files(folder, modality.name)
+        if not npz.exists() and not (raw and _all_exist(raw)):
+            advice = "put it there (torchvision's own files will do), or leave --data-dir out to download"
+            if not raw:
+                advice = "put it into a folder and name that with --data-dir"
+            raise DataError(f"{npz} does not exist: {_expectation(spec, modality)}; {advice}")
         found[modality.name] = (npz,) if npz.exists() else raw
     return found
 
@@ -79,8 +80,30 @@ def read(spec: DataSpec, files: Sequence[Path], modality: Modality, scratch: Pat
     if spec.attributes:
         return _read_celeba(spec, files, modality, scratch, report)
     parts = _by_split(*_read_raw(files, modality))
-    _check_labels(path, parts, spec.num_classes)
+    for split, (_, labels) in parts.items():
+        check_labels(path, split, labels, spec)
     return parts
+
+
+def check_labels(where: object, split: str, labels: Bytes, spec: DataSpec) -> None:
+    """Raise DataError unless a split has examples of every class, or such as differ in their attributes.
+
+    Args:
+        where: whose labels they are, for the message.
+    """
+    if spec.attributes:
+        if not len(labels):
+            raise DataError(f"{where} puts no image into the {split} split; it needs some in every split")
+        if (labels == labels[0]).all():
+            found = f"{len(labels)} with the same attributes"
+            raise DataError(f"{where} puts {found} into the {split} split; it needs some that differ")
+        return
+    counts = np.bincount(labels, minlength=spec.num_classes)
+    if len(counts) > spec.num_classes:
+        raise DataError(f"{where}: labels must lie in 0..{spec.num_classes - 1}, got {labels.max()}")
+    if not counts.all():
+        lacking = f"no example of class {counts.argmin()}"
+        raise DataError(f"{where}: the {split} split holds {lacking}; it needs every class")
 
 
 def split_examples(train: Bytes, test: Bytes) -> dict[str, Bytes]:
@@ -113,8 +136,12 @@ def _images(spec: DataSpec) -> list[Modality]:
     return [modality for modality in spec.modalities if modality.kind == "image"]
 
 
+def _npz_file(modality: str) -> str:
+    return _NPZ_FILES.get(modality, f"{modality}.npz")
+
+
 def _raw_files(folder: Path, modality: str) -> tuple[Path, ...]:
-    return tuple(folder / name for name in _RAW_FILES[modality])
+    return tuple(folder / name for name in _RAW_FILES.get(modality, ()))
 
 
 def _all_exist(paths: Sequence[Path]) -> bool:
@@ -132,7 +159,7 @@ def _download_modality(spec: DataSpec, modality: str, folder: Path, report: Repo
         fetch(arriving)
     except (HTTPException, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        npz = " and ".join(_NPZ_FILES[each.name] for each in _images(spec))
+        npz = " and ".join(_npz_file(each.name) for each in _images(spec))
         raise DataError(
             f"cannot download {modality} from {', '.join(tried)} ({reason}); "
             f"put {npz} into a folder and name it with --data-dir"
@@ -210,8 +237,9 @@ def _check_npz(spec: DataSpec, modality: Modality, path: Path) -> None:
             found = f"{num_images} images in x_{split} but {num_labels} labels in y_{split}"
             raise DataError(f"{path} has {found}; expected one label for each image")
     with np.load(path) as arrays:
-        labels = split_examples(arrays["y_train"], arrays["y_test"])
-    _check_labels(path, {split: (part, part) for split, part in labels.items()}, spec.num_classes)
+        parts = split_examples(arrays["y_train"], arrays["y_test"])
+    for split, labels in parts.items():
+        check_labels(path, split, labels, spec)
 
 
 def _check_attributes(path: Path, spec: DataSpec, counts: Mapping[str, int]) -> None:
@@ -224,7 +252,7 @@ def _check_attributes(path: Path, spec: DataSpec, counts: Mapping[str, int]) -> 
         for key, largest in (("split", len(SPLITS) - 1), ("attributes", 1)):
             if arrays[key].max(initial=0) > largest:
                 raise DataError(f"{path}: {key} must lie in 0..{largest}, got {arrays[key].max()}")
-        _check_splits(path, arrays["split"], arrays["attributes"])
+        _check_splits(path, arrays["split"], arrays["attributes"], spec)
 
 
 def _check_names(path: Path, spec: DataSpec, names: Sequence[str]) -> None:
@@ -239,14 +267,9 @@ def _check_names(path: Path, spec: DataSpec, names: Sequence[str]) -> None:
         raise DataError(f"{path}: expected the {count} attributes of {spec.name}, found {what}")
 
 
-def _check_splits(path: Path, split: npt.NDArray[Any], known: Bytes) -> None:
+def _check_splits(path: Path, split: npt.NDArray[Any], known: Bytes, spec: DataSpec) -> None:
     for number, name in enumerate(SPLITS):
-        part = known[split == number]
-        if not len(part):
-            raise DataError(f"{path} puts no image into the {name} split; it needs some in every split")
-        if (part == part[0]).all():
-            found = f"{len(part)} with the same attributes"
-            raise DataError(f"{path} puts {found} into the {name} split; it needs some that differ")
+        check_labels(path, name, known[split == number], spec)
 
 
 def _read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -265,17 +288,6 @@ def _read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]
     if damaged is not None:
         raise DataError(f"{path} is damaged: {damaged} fails its checksum; copy it anew")
     return headers
-
-
-def _check_labels(path: Path, parts: Parts, num_classes: int) -> None:
-    for split, (_, labels) in parts.items():
-        counts = np.bincount(labels, minlength=num_classes)
-        if len(counts) > num_classes:
-            raise DataError(f"{path}: labels must lie in 0..{num_classes - 1}, got {labels.max()}")
-        if not counts.all():
-            raise DataError(
-                f"{path}: the {split} split holds no example of class {counts.argmin()}; it needs every class"
-            )
 
 
 def _by_split(train: tuple[Bytes, Bytes], test: tuple[Bytes, Bytes]) -> Parts:
@@ -333,7 +345,7 @@ def _read_celeba(
     if [name for name, _ in rows] != names:
         raise DataError(f"{partition} and {table} list other images; copy both anew")
     split = np.array([numbers[0] for _, numbers in rows])
-    _check_splits(partition, split, known)
+    _check_splits(partition, split, known, spec)
     images = np.lib.format.open_memmap(
         scratch, mode="w+", dtype=np.uint8, shape=(len(names), *modality.shape)
     )

@@ -96,13 +96,13 @@ class TrialConfig:
     def config_hash(self) -> str:
         """Twelve hexadecimal digits that name the config: equal where all but seed and data.dir is equal.
 
-        A limit on the subsets that are evaluated counts only where there are more, and a size for each
-        modality only where they differ.
+        A limit on the subsets that are evaluated, beside single modalities, counts only where there are more,
+        and a size for each modality only where they differ.
         """
         values = self.resolved().to_dict()
         del values["seed"], values["data"]["dir"]
         modalities = len(DATASETS[self.data.name].modalities)
-        if self.evaluation.subsets_per_size >= comb(modalities, modalities // 2):
+        if self.evaluation.subsets_per_size >= comb(modalities, max(2, modalities // 2)):
             del values["evaluation"]["subsets_per_size"]
         sizes = values["model"]["style_dim"]
         if isinstance(sizes, dict) and len(set(sizes.values())) == 1:
@@ -171,6 +171,9 @@ OF_CLASSES: frozenset[Objective] = frozenset({"mean_coherence", "random_coherenc
 OF_ATTRIBUTES: frozenset[Objective] = frozenset({"mean_average_precision", "mean_probe_average_precision"})
 """Those that are measured where samples have attributes."""
 
+OF_SEVERAL: frozenset[Objective] = frozenset({"mean_coherence", "mean_average_precision"})
+"""Those of what is generated given other modalities."""
+
 LATE_OBJECTIVES: frozenset[Objective] = frozenset({"log_likelihood"})
 """Those that cost so much that the validation split has them after the last epoch alone."""
 
@@ -182,7 +185,9 @@ def own_objective(config: TrialConfig) -> Objective:
 
 def is_measured(objective: Objective, config: TrialConfig) -> bool:
     """Whether the config's data set has what the objective is about."""
-    return objective not in (OF_CLASSES if DATASETS[config.data.name].attributes else OF_ATTRIBUTES)
+    spec = DATASETS[config.data.name]
+    absent = OF_CLASSES if spec.attributes else OF_ATTRIBUTES
+    return objective not in (absent if len(spec.modalities) > 1 else absent | OF_SEVERAL)
 
 
 def objective_curve(rows: Iterable[Mapping[str, Any]], metric: str) -> dict[int, float]:
@@ -264,7 +269,8 @@ class StudyConfig:
     """Short for --data.dir."""
 
     preset: Preset | None = None
-    """Size of the trials; paper is as published. None: paper with a GPU or --address, else laptop."""
+    """Size of the trials; paper is as published, with the space's weights of the objective. None: paper with
+    a GPU or --address, else laptop."""
 
     trials: int | None = None
     """Number of configs. None: all of a grid, 20 of another sampler."""
@@ -351,10 +357,6 @@ class StudyConfig:
         require(self.replicates <= FIRST_FRESH, f"replicates must be <= {FIRST_FRESH}, got {self.replicates}")
         for name in ("confirm", "keep_checkpoints"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
-        require(
-            self.confirm > 0 or self.confirm_replicates is None,
-            "--confirm-replicates goes with --confirm; add it, or leave --confirm-replicates out",
-        )
         require(
             self.pack == 1 or self.workers == 1,
             "--pack trains several trials in one process; leave it out, or leave --workers out",

@@ -1,12 +1,13 @@
 """What a study is doing, live on the terminal: done, running, best so far, time left."""
 
+import sys
 import time
 from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from study import store
@@ -26,7 +27,7 @@ class Display:
 
     def __init__(self, name: str, num_trials: int, epochs: int, metric: str) -> None:
         self._metric = metric
-        self._console = console = Console(stderr=True)
+        self._console = console = Console(stderr=True, markup=False, emoji=False)
         self._epochs, self._epochs_left = epochs, num_trials * epochs
         self._started = time.monotonic()
         self._epochs_done = 0
@@ -34,18 +35,25 @@ class Display:
         self._best: tuple[float, str] | None = None
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=4, no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
+            expand=True,  # so that a narrow terminal cuts names and bars, and no numbers
         )
-        self._study = self._progress.add_task(f"[bold]{name}", total=num_trials, note="")
+        self._study = self._progress.add_task(name, total=num_trials, note="")
         self._tasks: dict[str, TaskID] = {}
         self._reached: dict[str, int] = {}
         """The last epoch of each that runs, which may have gone on from another session's."""
 
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=False)
+        self._live = Live(
+            get_renderable=self._render,
+            console=console,
+            refresh_per_second=4,
+            transient=False,
+            redirect_stdout=sys.stdout.isatty(),
+        )
         self._shown = console.is_terminal
 
     def __enter__(self) -> "Display":
@@ -67,7 +75,9 @@ class Display:
             if trial.phase == "confirm":
                 number = f"fresh replicate {trial.replicate - FIRST_FRESH + 1}"
             text = f"  {_swept(trial) or 'base config'}, {number}"
-            self._tasks[name] = self._progress.add_task(text, total=self._epochs, note="starting")
+            epochs = trial.config.training.epochs
+            self._epochs_left += epochs - self._epochs
+            self._tasks[name] = self._progress.add_task(text, total=epochs, note="starting")
 
     def progressed(self, trial: Trial, epoch: int, value: float | None) -> None:
         """A trial has ended an epoch; `value` is its objective, where that was measured."""
@@ -87,7 +97,7 @@ class Display:
         row = store.read_trial(trial.out, trial.trial_id)
         if row is None:  # it was interrupted, and goes on another time
             return
-        self._epochs_left -= self._epochs - self._reached.pop(trial.trial_id, 0)
+        self._epochs_left -= trial.config.training.epochs - self._reached.pop(trial.trial_id, 0)
         state, value = row["state"], row["objective_value"]
         if state in ("DIVERGED", "FAILED"):
             error = row["error"].strip().splitlines()
@@ -103,7 +113,9 @@ class Display:
         states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(self._states.items()))
         table.add_row("ended", states or "none yet")
         if self._best is not None:
-            table.add_row("best", f"{self._metric} {self._best[0]:.3f} on validation with {self._best[1]}")
+            value, swept = self._best
+            with_fields = f" with {swept}" if swept else ""
+            table.add_row("best", f"{self._metric} {value:.3f} on validation{with_fields}")
         table.add_row("time", f"{_duration(time.monotonic() - self._started)} so far{self._left()}")
         return Group(self._progress, table, Text(""))
 
@@ -111,7 +123,7 @@ class Display:
         if self._progress.finished:
             return ""
         if self._epochs_done < 1:
-            return ", time left not known yet"
+            return ", time left not known yet" if self._tasks else ""
         rate = (time.monotonic() - self._started) / self._epochs_done
         return f", about {_duration(rate * max(0, self._epochs_left))} left"
 

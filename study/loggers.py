@@ -30,6 +30,7 @@ _BATCH = 100
 """Parameters or metrics that MLflow takes at once; it writes all of them or none."""
 
 _LONGEST_TAG = 5000
+_LONGEST_PROJECT = 128
 
 
 class Loggers:
@@ -260,10 +261,13 @@ def _mlflow_client(study: Study) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away is not awaited
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow.tracking import MlflowClient
+    from sqlalchemy.engine import URL
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{study.out / 'mlflow.db'}"))
+    # With its driver: MLflow would make the folder of a bare sqlite URL, and by its quoted name.
+    file = URL.create("sqlite+pysqlite", database=str(study.out / "mlflow.db"))
+    return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", file.render_as_string()))
 
 
 class _Wandb:
@@ -273,7 +277,8 @@ class _Wandb:
         import wandb
 
         self._wandb, self._out, self._study_id = wandb, study.out, _study_id(study)
-        self._project = os.environ.get("WANDB_PROJECT", study.name)
+        accepted = re.sub(r"[/\\#?%:]", "-", study.name)[:_LONGEST_PROJECT]
+        self._project = os.environ.get("WANDB_PROJECT", accepted)
         self._mode: Any = os.environ.get("WANDB_MODE")
         if self._mode is None:
             self._mode = "online" if wandb.login(prompt=False) else "offline"

@@ -45,8 +45,8 @@ def local_folder(url: str) -> Path:
     return cache_dir() / "runs" / digest / bucket.name
 
 
-def local_run(run: str | Path) -> Path:
-    """The folder of a run that is to be read; of one in object storage a copy, brought up to date.
+def local_run(run: str | Path, wanted: Iterable[str] = _REPORTED) -> Path:
+    """The folder of a run that is to be read; of one in object storage a copy, in these parts up to date.
 
     Raises:
         FilesError: if the storage cannot be read.
@@ -55,7 +55,7 @@ def local_run(run: str | Path) -> Path:
         return Path(run)
     url = str(run)
     folder = local_folder(url).parent / "report" / Bucket(url).name
-    Mirror(folder, url).fetch(_REPORTED)
+    Mirror(folder, url).fetch(wanted)
     return folder
 
 

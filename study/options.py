@@ -68,6 +68,10 @@ def parse(
             group, _, name = path.rpartition(".")
             fields[path] = getattr(getattr(parsed, group.replace(".", "_")), name)
     options: StudyConfig = parsed.study
+    require(
+        options.confirm > 0 or options.confirm_replicates is None,
+        "--confirm-replicates goes with --confirm; add it, or leave --confirm-replicates out",
+    )
     if options.dataset is not None:
         fields["data.name"] = options.dataset
     if options.data_dir is not None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmjsd.data import DATASETS
 from study.config import Study, TrialConfig
+from study.mirror import local_run
 from study.questions import Question
 
 _SIZES = (
@@ -114,12 +115,12 @@ def _cost(study: Study, total: int) -> str:
 
 
 def _ended(study: Study) -> list[dict[str, Any]]:
-    """The rows of all trials that have ended, in whatever way."""
-    if not (study.out / "results" / "trials").is_dir():
+    """The rows of all trials of the study that have ended, in whatever way."""
+    if study.is_new:
         return []
     from study import store  # here, because pyarrow takes a while to import
 
-    return store.ended_trials(study.out)
+    return store.ended_trials(local_run(study.where, ("results/trials/",)))
 
 
 def _disk(study: Study, total: int) -> str:

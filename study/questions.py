@@ -5,6 +5,7 @@ import importlib.util
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from traceback import extract_tb
 
 from mmjsd.config import require
 from study.space import SearchSpace
@@ -57,9 +58,12 @@ def load_question(name: str, folder: Path) -> Question:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's own file may raise anything
+    except (Exception, SystemExit) as error:  # a user's own file may raise anything
         reason = " ".join(str(error).split())
-        raise ValueError(f"space file {path} cannot be loaded: {type(error).__name__}: {reason}") from error
+        own = [frame for frame in extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        where = f" (line {own[-1].lineno}: {own[-1].line})" if own else ""
+        told = f"space file {path} cannot be loaded: {type(error).__name__}: {reason}{where}"
+        raise ValueError(told) from error
     space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):
         raise ValueError(f"space file {path} defines no SPACE = SearchSpace(...)")

@@ -34,19 +34,20 @@ class Replay:
     """A line for each value that differs or stands on one side only."""
 
 
-def replay(path: Path) -> Replay:
+def replay(path: Path, run: str = "") -> Replay:
     """Train one trial again, from its start and with as many threads, and compare all that it measures.
 
     Writes nothing. Numbers are equal on the same kind of device with the same code and packages.
 
     Args:
         path: RUN/TRIAL_ID, a study's folder and a trial that has ended in it.
+        run: the study's folder by the name that the user knows, if that is another.
 
     Raises:
         ValueError: with one sentence, if there is no such trial or it cannot be trained here.
     """
     out, name = path.parent, path.name
-    row = _row(out, name)
+    row = _row(out, name, run or str(out))
     device = _device(row, path)
     config = TrialConfig.from_dict(json.loads(row["config"]))
     stored = _by_key(store.read_measurements(out, name))
@@ -71,12 +72,14 @@ def replay(path: Path) -> Replay:
     return Replay(equal, tuple(differences))
 
 
-def _row(out: Path, name: str) -> Mapping[str, Any]:
-    """The row of a trial that can be replayed."""
-    require((out / "results").is_dir(), f"{out} holds no study; give --replay RUN/TRIAL_ID")
+def _row(out: Path, name: str, where: str) -> Mapping[str, Any]:
+    """The row of a trial that can be replayed, of the study that the user knows as `where`."""
+    require((out / "results").is_dir(), f"{where} holds no study; give --replay RUN/TRIAL_ID")
     row = store.read_trial(out, name)
     if row is None:
-        raise ValueError(f"no trial {name!r} has ended in {out}; {out}/results/trials has a file for each")
+        raise ValueError(
+            f"no trial {name!r} has ended in {where}; {where}/results/trials has a file for each"
+        )
     require(
         row["state"] != "FAILED",
         f"{name} failed, so there is nothing to compare; --resume --retry failed tries it again",

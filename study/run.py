@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import re
 import select
 import socket
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 if __name__ == "__main__":  # study/ itself would come first, and its config.py hide other modules' names
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -23,6 +24,7 @@ from study.claim import claimed
 from study.config import (
     LATE_OBJECTIVES,
     OF_CLASSES,
+    OF_SEVERAL,
     PRESETS,
     Preset,
     Sampler,
@@ -52,6 +54,9 @@ In the names of options, - and _ are the same.
 Exit codes: 0 done, 1 trials failed, a replay differs or a study could not finish, 2 refused, 130 interrupted.
 
 Spaces:"""
+
+_UNPACKED = "working_dir_files"
+"""The folder in which Ray unpacks the code of jobs, and from which it deletes that again."""
 
 _GOES_ON = "the same command with --resume goes on"
 
@@ -92,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
             from study.storage import check_storage, without_credentials  # here: a database's driver is heavy
 
             where = without_credentials(study.storage)
-            command = [word.replace(study.storage, where) for word in command]
+            command = [word.replace(str(request.options.storage), where) for word in command]
         values = manifest.study_values(study, request.question, command, where)
         if request.stored is not None:
             manifest.refuse_changed(request.stored, values, study.where)
@@ -126,6 +131,8 @@ def main(argv: Sequence[str]) -> int:
     except PermissionError as error:
         return _refuse(ValueError(f"cannot read or write {error.filename or 'a file'}: {error.strerror}"))
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _refuse(ValueError(f"{error.filename} has too long a name; choose a shorter one"))
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f" for {error.filename}" if error.filename else ""
@@ -146,8 +153,10 @@ def read_command_line(argv: Sequence[str]) -> Request:
     """
     early = parse_study(argv)
     question = _question(early.space, argv)
-    out, remote = _place(early.out or f"runs/{question.name}")
+    out, remote = _place(f"runs/{question.name}" if early.out is None else early.out)
     stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume, remote)
+    if stored:  # an earlier version kept a path as it was given
+        stored = {**stored, "storage": _with_absolute_file(stored["storage"])}
     preset = early.preset or (stored["preset"] if stored else _default_preset(early))
     fields = _layered(PRESETS[preset], question.space.base, question.space.presets.get(preset, {}))
     before = stored["base"].get("data") if stored else None
@@ -231,6 +240,8 @@ def plan(request: Request) -> Study:
             batch_size % options.workers == 0,
             f"training.batch_size {batch_size} does not split evenly over {options.workers} workers",
         )
+    storage = options.storage and _with_absolute_file(options.storage)
+    _check_kept(request, storage)
     datasets.check(base.data.name, base.data.dir)
 
     commit, dirty = manifest.commit()
@@ -254,7 +265,7 @@ def plan(request: Request) -> Study:
         pack=options.pack,
         budget_s=seconds(options.budget) if options.budget else inf,
         budget_device_s=3600 * options.budget_device_hours if options.budget_device_hours else inf,
-        storage=options.storage,
+        storage=storage,
         loggers=options.loggers,
         keep_checkpoints=options.keep_checkpoints,
         retry=options.retry,
@@ -282,11 +293,14 @@ def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
     """Prepare the data and write what the study is, so that Ray starts with nothing left to refuse."""
+    from mmjsd.classifiers import load_classifiers  # here, because torch takes seconds to import
+
     data = datasets.load(study.base.data.name, study.base.data.dir, _log.info)
+    load_classifiers(data, progress=_log.info)
     tried = study.space.check(study.base)
     trained = (*tried, study.base) if study.confirm else tried
     if any(config.evaluation.features == "inception" for config in trained):
-        from mmjsd.inception import find_weights  # here, because torch takes seconds to import
+        from mmjsd.inception import find_weights
 
         find_weights(study.base.data.dir, _log.info)
     if stored is None:
@@ -297,11 +311,8 @@ def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, A
 
 def _run(study: Study) -> int:
     try:
-        # Here, because torch and ray take seconds to import.
-        from mmjsd.classifiers import load_classifiers
-        from study.tuner import run_study
+        from study.tuner import run_study  # here, because ray takes seconds to import
 
-        load_classifiers(datasets.load(study.base.data.name, study.base.data.dir), progress=_log.info)
         outcome = run_study(study)
     except FilesError as lost:
         sys.stderr.write(f"error: {lost}; {_GOES_ON}\n")
@@ -328,6 +339,7 @@ def _run(study: Study) -> int:
 
 def _place(out: str) -> tuple[Path, str | None]:
     """The folder in which this node works, and the URL of the one that counts, if it is in object storage."""
+    require(bool(out), "--out is empty; name a folder, or leave --out out")
     if is_url(out):
         return mirror.local_folder(out), Bucket(out).url
     return _absolute(Path(out), "--out"), None
@@ -341,13 +353,19 @@ def _absolute(path: Path, option: str) -> Path:
         raise ValueError(f"cannot find {path}: {home} is no user's home; choose another {option}") from None
 
 
+def _with_absolute_file(storage: str) -> str:
+    """The URL of a database; SQLite's file is the same one from wherever a study goes on."""
+    before_file = r"^sqlite(\+\w+)?:///(?!/|:memory:|file:|$)"
+    return re.sub(before_file, lambda found: f"{found[0]}{Path.cwd()}/", storage)
+
+
 def _replay(trial: str) -> int:
     """Train one trial again and say whether its numbers are the same; 0 if they are, else 1."""
     run, _, name = trial.rstrip("/").rpartition("/")
     path = _absolute(mirror.local_run(run), "--replay") / name
     from study.replay import replay  # here, because torch takes seconds to import
 
-    found = replay(path)
+    found = replay(path, run)
     for line in found.differences:
         _log.info(line)
     equal = plural(found.num_equal, "value") + " equal"
@@ -416,13 +434,14 @@ def _check_objectives(
     options: StudyConfig, sampler: Sampler, base: TrialConfig, trained: Sequence[TrialConfig]
 ) -> None:
     """Refuse what several objectives, one that is measured late, or the data set rule out."""
+    has_one = len(datasets.DATASETS[base.data.name].modalities) == 1
     for name in options.objectives:
-        require(
-            is_measured(name, base),
-            f"{name} is not measured on {base.data.name}, whose samples have "
-            f"{'attributes and no class' if name in OF_CLASSES else 'a class and no attributes'}; "
-            "choose other --objectives",
+        samples = "attributes and no class" if name in OF_CLASSES else "a class and no attributes"
+        reason = (
+            "which has one modality" if has_one and name in OF_SEVERAL else f"whose samples have {samples}"
         )
+        told = f"{name} is not measured on {base.data.name}, {reason}; choose other --objectives"
+        require(is_measured(name, base), told)
     several, scheduler = len(options.objectives) > 1, options.scheduler or "none"
     require(
         not (several and sampler == "cmaes"),
@@ -459,9 +478,19 @@ def _check_scheduler(options: StudyConfig, tried: Sequence[TrialConfig]) -> None
 
 
 def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) -> None:
-    """Refuse workers for which this machine has no room; what a cluster has shows when it is joined."""
+    """Refuse a Ray that cannot be had here, and workers for which this machine has no room.
+
+    Which room a cluster has shows when it is joined.
+    """
     if options.address:
+        require(
+            not options.address.startswith("ray://"),
+            f"--address {options.address} is Ray's client, through which no study can run; give HOST:PORT of "
+            "the head on a machine of the cluster, or submit a job",
+        )
         return
+    is_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    require(not is_job, "this is a job of a Ray cluster; add --address auto")
     workers, cores = options.workers, os.cpu_count() or 1
     advice = "take fewer, or join a cluster with --address"
     cpus, gpus = plural(cores, "CPU"), plural(num_gpus, "GPU")
@@ -471,15 +500,38 @@ def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) 
     require(has_room, f"the workers need {need}, this machine has {gpus}; {advice}")
 
 
+def _check_kept(request: Request, storage: str | None) -> None:
+    """Refuse to keep a study beside the code that a job has brought."""
+    places = {"--storage": storage or "", "--out": "" if request.remote else str(request.out)}
+    for option, place in places.items():
+        require(
+            _UNPACKED not in place.split("/"),
+            f"{option} would lie in the folder of this job's code, which Ray deletes; give it an absolute "
+            "path that every node sees",
+        )
+
+
 def _require_reachable(address: str) -> None:
     """Raise ValueError where nothing listens; Ray itself would go on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdigit():  # "auto" and other names that Ray resolves
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise ValueError(f"no Ray cluster answers at {address} ({error}); check --address") from None
+
+
+class Notes(logging.StreamHandler[TextIO]):
+    """Writes to what standard output is at the time: a live display on a terminal takes its place."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard output."""
+        return sys.stdout
 
 
 def _is_unread(descriptor: int) -> bool:
@@ -491,7 +543,7 @@ def _is_unread(descriptor: int) -> bool:
 
 if __name__ == "__main__":
     notes = logging.getLogger("study")
-    notes.addHandler(logging.StreamHandler(sys.stdout))
+    notes.addHandler(Notes())
     notes.setLevel(logging.INFO)
     logging.raiseExceptions = False  # a note that nobody reads any more is no error
     try:

@@ -412,6 +412,9 @@ class Search:
             for key, config in self._configs.items()
             if (means := config.means) is not None and key != base_hash
         )
+        if len(ranked) < study.confirm:
+            told = "--confirm %d is cut to %d: no further config has all its replicates complete"
+            _log.warning(told, study.confirm, len(ranked))
         if not ranked:
             return
         chosen = [base_hash, *(key for _, key in ranked[: study.confirm])]

@@ -3,10 +3,11 @@
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from itertools import chain, combinations, product
+from numbers import Integral
 from typing import Any, NoReturn, Protocol, get_args
 
 from mmjsd.config import require
@@ -86,8 +87,9 @@ class Choice(Domain):
     options: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        has_order = not isinstance(self.options, (set, frozenset))
-        require(has_order, f"Choice needs options in an order, got the set {self.options!r}; write a tuple")
+        options, kind = self.options, type(self.options).__name__
+        has_order = isinstance(options, Iterable) and not isinstance(options, (str, set, frozenset))
+        require(has_order, f"Choice needs options in an order, got the {kind} {options!r}; write a tuple")
         object.__setattr__(self, "options", tuple(self.options))
         require(len(self.options) >= 1, "Choice needs at least one option, got none")
         _require_json("Choice needs options", self.options)
@@ -196,6 +198,8 @@ class Simplex(Domain):
     lower: float = 0.02
 
     def __post_init__(self) -> None:
+        is_whole = isinstance(self.size, Integral)
+        require(is_whole, f"Simplex needs a whole number as its size, got {self.size!r}")
         require(self.size >= 2, f"Simplex needs a size of at least 2, got {self.size}")
         require(
             0 <= self.size * self.lower < 1,
@@ -254,6 +258,8 @@ class Cases(Domain):
     cases: Mapping[str, Mapping[str, Any]]
 
     def __post_init__(self) -> None:
+        are_named = isinstance(self.cases, Mapping)
+        require(are_named, f"Cases needs cases by their names, in a dict, got {self.cases!r}")
         require(len(self.cases) >= 1, "Cases needs at least one case, got none")
         for name, fields in self.cases.items():
             is_text = isinstance(name, str)

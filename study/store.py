@@ -185,7 +185,8 @@ def read(out: Path) -> StudyTables:
         StoreError: if the folder holds no results, or a file is damaged or of another kind.
     """
     results = Path(out) / "results"
-    if not results.is_dir():
+    has_begun = (Path(out) / "study.json").is_file()  # the folder of results comes with the first of them
+    if not (results.is_dir() or has_begun):
         raise StoreError(f"{out} holds no results: expected a folder 'results' that study/run.py wrote")
     return StudyTables(
         trials=_read(results / "trials", TRIALS),

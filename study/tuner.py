@@ -19,6 +19,7 @@ import ray
 from optuna.exceptions import StorageInternalError
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -111,7 +112,7 @@ def run_study(study: Study) -> Outcome:
                 {"CPU": 0, "memory": DRIVER_MEMORY},
             )
         display = Display(study.name, search.num_missing, study.base.training.epochs, study.objectives[0])
-        with display, Loggers(study, mirror.read_measurements) as loggers:
+        with _sigterm_as_interrupt(), display, Loggers(study, mirror.read_measurements) as loggers:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -173,7 +174,7 @@ def _join_or_start(study: Study) -> bool:
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every epoch is evaluated
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # nothing is ever read from Ray's own snapshots
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the display takes the place of Ray's own
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the display takes the place of Ray's own
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # and names a trial that fails, with its reason
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -228,6 +229,16 @@ def _make_token() -> None:
         os.write(descriptor, secrets.token_hex(32).encode())
         os.close(descriptor)
     file.chmod(0o600)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """What kill, Slurm or systemd send ends the study as Ctrl-C does; Ray itself would crash by it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _available(resource: str) -> int:
@@ -480,8 +491,8 @@ class _Scheduler(_Unsaved, FIFOScheduler):  # type: ignore[misc]
             self._searcher.raised[trial.trial_id] = str(error)
 
 
-class _Follow(_Unsaved, tune.Callback):  # type: ignore[misc]
-    """Passes what happens on to display, loggers and searcher."""
+class _Follow(_Unsaved, TrialProgressCallback):  # type: ignore[misc]
+    """Passes what happens on to display, loggers and searcher, in the place of what Ray would print of it."""
 
     def __init__(
         self, display: Display, loggers: Loggers, searcher: _StudySearcher, *, starts_at_once: bool

@@ -78,6 +78,7 @@ def slow_elbo(model: MultimodalVae, x, draws: Draws, i: int, present=None) -> di
             alpha, q = objective.total_correlation, joint()
             of_unimodal = sum(share * kl_to(q, content[name]) for name, share in renormalised().items())
             return (1 - alpha) * kl_to(q, prior) + alpha * of_unimodal
+        assert objective.name == "mmjsd", f"the divergence of {objective.name} has no reference yet"
         experts = {**content, "prior": prior}
         total = sum(pi[name] for name in experts)
         weights = [pi[name] / total for name in experts]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
+from analysis import attributes
 from analysis.api import load
 from analysis.attributes import attribute_drawing, precision_table
 from analysis.leaks import leak_sentences
@@ -133,6 +135,25 @@ def test_figure_shows_every_attribute_of_the_best_config_the_frequent_ones_on_to
     assert float(smiling.split()[4]) == pytest.approx(0.45 + 0.2 + 0.05, abs=0.003)
     order = [drawing.svg.index(f">{name}<") for name in ("bald", "male", "smiling")]
     assert order == sorted(order)  # the axis runs upwards
+    assert drawing.caption.endswith("Bars: 95 % intervals.")
+
+
+def test_legend_of_the_figure_stands_outside_and_tells_all_looks_apart(run, monkeypatch):
+    figures = []
+
+    def keep(name, title, caption, height, paint):
+        figures.append(Figure(layout="constrained"))
+        paint(figures[0])
+
+    monkeypatch.setattr(attributes, "save", keep)
+    attribute_drawing(load(run[1]).findings)
+    (figure,) = figures
+    (legend,) = figure.legends
+    assert not any(axes.get_legend() for axes in figure.axes)
+    named = [text.get_text() for text in legend.get_texts()]
+    assert named == ["base rate", "face", "words", "joint", "face → words", "words → face"]
+    looks = {each.get_color() for axes in figure.axes for each in axes.lines if each.get_marker() != "|"}
+    assert len(looks) == 5
 
 
 def test_frames_tell_attributes_apart(run):
@@ -158,7 +179,7 @@ def test_report_holds_both(run):
     page = write_report(folder).read_text(encoding="utf-8")
     report = (folder / "report" / "report.md").read_text(encoding="utf-8")
     for text in (page, report):
-        assert "Table 5. Mean average precision over attributes" in text
+        assert "As the paper's Table 5: mean average precision over attributes" in text.replace("&#39;", "'")
         assert "What is known and generated of each attribute" in text
         assert "Nothing was measured" not in text
     assert (folder / "report" / "figures" / "attributes.svg").exists()

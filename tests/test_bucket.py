@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from analysis import report
-from study import claim
+from study import claim, store
 from study.config import ClusterError
 from study.files import Bucket, FilesError
 from study.mirror import Mirror, local_folder
@@ -15,6 +15,7 @@ from tests.command_line import refused, start
 from tests.command_line import tuner as tuner  # a fixture
 from tests.storage import credentials as credentials  # a fixture
 from tests.storage import server as server  # a fixture
+from tests.test_store import trial
 
 SMOKE = "--space smoke --preset laptop --out"
 
@@ -138,6 +139,23 @@ def test_a_dry_run_names_the_url_and_writes_nothing(capsys):
     assert start(f"{SMOKE} {url} --dry-run") == 0
     assert url in capsys.readouterr().out
     assert Bucket(url).entries() == []
+
+
+def test_a_dry_run_knows_the_trials_of_the_bucket_and_of_no_other_study(
+    pushing, capsys, tmp_path, monkeypatch
+):
+    url = "s3://studies/cli/counted"
+    row = trial("0-r0", device_s=60.0)
+    store.write_trial(local_folder(url), row, {})  # an earlier study's, of which the bucket has nothing more
+    assert start(f"{SMOKE} {url} --dry-run") == 0
+    assert "for the base config, by a rule" in capsys.readouterr().out
+    assert start(f"{SMOKE} {url}") == 0
+    store.write_trial(local_folder(url), row, {})
+    Mirror(local_folder(url), url).push("results/trials/0-r0.parquet")
+    monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "elsewhere"))
+    assert start(f"{SMOKE} {url} --resume --dry-run") == 0
+    assert "like the 1 complete here" in capsys.readouterr().out
+    assert not local_folder(url).exists()
 
 
 def test_a_report_of_what_is_not_there_is_refused(capsys):

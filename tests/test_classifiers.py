@@ -77,6 +77,14 @@ def test_are_trained_by_one_thread_on_every_machine(monkeypatch):
         torch.set_num_threads(1)
 
 
+def test_of_a_modality_without_networks_are_refused(monkeypatch):
+    monkeypatch.delitem(NETWORKS, "pixels")
+    with pytest.raises(
+        ValueError, match=r"^modality 'pixels' has no entry in NETWORKS of mmjsd/networks\.py"
+    ):
+        load_classifiers(made_up(0, num_classes=2))
+
+
 def test_are_trained_once():
     data, messages = made_up(2, attributes=("first", "second", "never")), []
     first = load_classifiers(data, progress=messages.append)["pixels"]

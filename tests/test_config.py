@@ -1,12 +1,13 @@
 import dataclasses
 import math
 import re
+from typing import get_args
 
 import pytest
 
 from mmjsd.config import DataConfig, EvaluationConfig, ModelConfig, ObjectiveConfig, TrainingConfig, require
 from mmjsd.data import DATASETS
-from study.config import TrialConfig
+from study.config import Objective, TrialConfig, is_measured
 
 MODALITIES = DATASETS["digits"].modalities
 
@@ -218,3 +219,26 @@ def test_shares_equally_between_any_number_of_modalities_and_the_prior():
     assert ObjectiveConfig().resolved(MODALITIES[:1]).weights == (0.5, 0.5)
     assert ObjectiveConfig().resolved(MODALITIES[:2]).weights == (1 / 3,) * 3
     assert ObjectiveConfig().resolved(MODALITIES[:1]).reconstruction_weights == {"mnist": 1.0}
+
+
+# An objective ...
+
+
+@pytest.mark.parametrize(
+    ("name", "several", "single"),
+    [
+        ("digits", {"mean_coherence", "random_coherence", "probe_accuracy"}, "mean_coherence"),
+        ("faces", {"mean_average_precision", "mean_probe_average_precision"}, "mean_average_precision"),
+    ],
+)
+def test_is_measured_where_there_are_classes_attributes_and_other_modalities(
+    monkeypatch, name, several, single
+):
+    def measured():
+        return {each for each in get_args(Objective) if is_measured(each, config)}
+
+    config = TrialConfig(data=DataConfig(name=name))
+    assert measured() == several | {"log_likelihood"}
+    spec = DATASETS[name]
+    monkeypatch.setitem(DATASETS, name, dataclasses.replace(spec, modalities=spec.modalities[:1]))
+    assert measured() == several - {single} | {"log_likelihood"}

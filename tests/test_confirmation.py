@@ -10,7 +10,7 @@ from scipy import stats
 
 from analysis.api import load
 from analysis.report import write_report
-from analysis.wording import answer
+from analysis.wording import answer, winner
 from study import store
 from tests.synthetic import TEST_GAP, grid, study_json, write_study
 
@@ -96,6 +96,11 @@ def test_the_report_says_who_won(study, run):
     assert "Confirmation with fresh seeds: mean coherence (product)" in text
     assert "the best 2 configs and the base config, 3 fresh seeds each" in text
     assert "21 of 21" in text
+    fresh = study.findings.confirmed[0].fresh
+    number = f"{fresh.value:.3f} ± {fresh.half_width:.3f}"
+    assert f"<dt>test mean coherence (product) of the winner on fresh seeds</dt><dd>{number}</dd>" in text
+    assert "of the best config</dt>" not in text
+    assert "4 configs × 3 replicates and a confirmation of 9 trials: 21 ended trials" in study.answer
 
 
 def test_luck_is_told(tmp_path):
@@ -167,6 +172,7 @@ def test_a_base_config_without_a_rival_wins_nothing(tmp_path):
     assert told(load(run)) == (
         "The confirmation says nothing: none of the search's best configs has completed on fresh seeds."
     )
+    assert winner(load(run).findings) is None
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,7 @@ def test_a_confirmation_under_way_has_no_winner(tmp_path, ended, sentence):
             for table in (run / "results").iterdir():
                 (table / f"{row['trial_id']}.parquet").unlink()
     assert re.fullmatch(sentence, told(load(run)))
+    assert winner(load(run).findings) is None
 
 
 def test_confirmed_configs_that_are_no_longer_the_best_make_no_winner(tmp_path):
@@ -315,3 +322,18 @@ def test_the_base_config_may_write_one_size_of_all_subspaces_as_one_of_each(tmp_
 
 def searched_size(params):
     return 0.5 + 0.01 * params["model.style_dim"]
+
+
+def test_the_file_of_a_confirmation_holds_weights_as_those_of_the_configs_do(tmp_path):
+    shares = [(0.1, 0.2, 0.3, 0.4), (0.4, 0.3, 0.2, 0.1)]
+    configs = [{"objective.weights": each} for each in shares]
+    domains = {"objective.weights": {"type": "Simplex", "size": 4}}
+    study = {"domains": domains, "base": study_json(configs, 2, ("mnist", "svhn"))["base"], **ASKED}
+    study["base"]["objective"]["weights"] = shares[0]
+    run = write_study(
+        tmp_path / "run", configs, lambda params: params["objective.weights"][0], study=study, confirm=[1]
+    )
+    write_report(run)
+    for name in ("configs", "confirmation"):
+        found = pd.read_csv(run / "report" / "tables" / f"{name}.csv")["objective.weights"]
+        assert {tuple(json.loads(each)) for each in found} == set(shares), name

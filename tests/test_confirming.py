@@ -104,7 +104,7 @@ def test_a_finished_study_is_confirmed_afterwards(tmp_path):
     assert len(run(Search(confirming(tmp_path)))) == 9
 
 
-def test_configs_that_did_not_complete_are_not_confirmed(tmp_path):
+def test_configs_that_did_not_complete_are_not_confirmed(tmp_path, caplog):
     def value(trial):
         return None if trial.config.objective.beta > 1 else 0.5
 
@@ -112,4 +112,8 @@ def test_configs_that_did_not_complete_are_not_confirmed(tmp_path):
     fresh = [trial for trial in served if trial.phase == "confirm"]
     assert {trial.params["objective.beta"] for trial in fresh} == {1.0, 2.5}
     assert len(fresh) == 9
+    assert caplog.messages == []
     assert run(Search(confirming(tmp_path / "none")), lambda trial: None)[-1].phase == "search"
+    run(Search(confirming(tmp_path / "one", trials=3)), value)
+    reason = "no further config has all its replicates complete"
+    assert caplog.messages == [f"--confirm 2 is cut to {number}: {reason}" for number in (0, 1)]

@@ -1,14 +1,35 @@
 """The live view of a study ..."""
 
+import logging
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from rich.progress import Progress
 
 from study import display
 from study.config import TrialConfig
 from study.display import Display
 from study.record import Trial
+from study.run import Notes
+
+
+def trial_of(params, epochs=4):
+    config = TrialConfig().with_fields({"training.epochs": epochs})
+    return Trial("", "", Path(), config, params, 0, "search", ("loss",), 1, "", False, "{}")
+
+
+def lines_of(shown):
+    with shown._console.capture() as captured:
+        shown._console.print(shown._render())
+    return captured.get().splitlines()
+
+
+def complete(value):
+    """A table in which each trial is complete."""
+    row = {"state": "COMPLETE", "objective_value": value, "error": ""}
+    return SimpleNamespace(read_trial=lambda out, trial_id: row)
 
 
 def test_names_a_trial_by_its_fields_and_cases(monkeypatch):
@@ -56,3 +77,77 @@ def test_a_trial_that_was_interrupted_has_not_failed(tmp_path, capsys):
         shown.started(trial)
         shown.ended(trial)
     assert "FAILED" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_lets_notes_stand_above_it_and_leaves_them_to_a_file(monkeypatch, capsys, is_terminal):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # of standard error
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    notes = Notes()
+    with Display("study", 1, 1, "loss"):
+        notes.emit(logging.makeLogRecord({"msg": "config 2 is refused"}))
+    where = ["config 2 is refused" in text for text in capsys.readouterr()]
+    assert where == [not is_terminal, is_terminal]
+
+
+@pytest.mark.parametrize("case", ["4 [each]", "4 [/each]", "[bold]4", ":warning: 4", "{4}"])
+def test_shows_names_as_they_are(monkeypatch, case):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(display, "store", complete(0.5))
+    shown = Display("a study [b]", 2, 1, "loss")
+    trial = trial_of({"what": case})
+    shown.started(trial)
+    study, running, *_ = lines_of(shown)
+    assert "a study [b] " in study
+    assert f"  what {case}, replicate 1 " in running
+    shown.ended(trial)
+    assert f"on validation with what {case}" in "\n".join(lines_of(shown))
+
+
+def test_counts_each_trials_own_epochs(monkeypatch):
+    """Where the space varies them: of trials of 6, 2 and, by the base config, 4 epochs, one is left."""
+    monkeypatch.setenv("COLUMNS", "100")
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(display, "time", clock)
+    monkeypatch.setattr(display, "store", complete(0.5))
+    shown = Display("study", 3, 4, "loss")
+    for name, epochs in (("a", 6), ("b", 2)):
+        trial = trial_of({"what": name}, epochs)
+        shown.started(trial)
+        for epoch in range(1, epochs + 1):
+            clock.now += 60.0
+            shown.progressed(trial, epoch, None)
+            assert f" {epoch}/{epochs} " in lines_of(shown)[1]
+        shown.ended(trial)
+    assert shown._left() == ", about 4 min 00 s left"
+
+
+def test_knows_no_time_left_where_nothing_was_measured_and_nothing_runs(monkeypatch):
+    row = {"state": "DIVERGED", "objective_value": None, "error": "loss is nan"}
+    monkeypatch.setattr(display, "store", SimpleNamespace(read_trial=lambda out, trial_id: row))
+    shown, trial = Display("study", 4, 4, "loss"), trial_of({})
+    shown.started(trial)
+    assert shown._left() == ", time left not known yet"
+    shown.ended(trial)
+    assert shown._left() == ""
+
+
+def test_names_no_fields_where_none_vary(monkeypatch):
+    monkeypatch.setattr(display, "store", complete(0.5))
+    shown, trial = Display("study", 1, 1, "loss"), trial_of({})
+    shown.started(trial)
+    shown.ended(trial)
+    assert any(line.rstrip().endswith("loss 0.500 on validation") for line in lines_of(shown))
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_leaves_numbers_whole_on_a_narrow_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown, trial = Display("study", 30, 50, "mean_coherence"), trial_of({"model.style_dim": 16}, 50)
+    shown.started(trial)
+    shown.progressed(trial, 30, 0.3)
+    study, running, *_ = lines_of(shown)
+    assert " 0/30 " in study
+    assert running.rstrip().endswith(" 30/50 mean_coherence 0.300")
+    assert len(running) <= columns

@@ -9,9 +9,11 @@ from scipy import stats
 
 from analysis.estimates import (
     estimate_mean,
+    estimate_means,
     holm,
     interaction,
     level_effect,
+    mean,
     pool,
     rank_correlation,
     resample,
@@ -28,6 +30,33 @@ def test_pooled_noise_is_the_mean_square_error_of_an_anova():
     groups = np.random.default_rng(0).normal(size=(5, 3))
     between = 3 * groups.mean(1).var(ddof=1)
     assert between / pool(groups.tolist()).variance == pytest.approx(stats.f_oneway(*groups).statistic)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 9))
+def test_mean_of_equal_values_is_their_value(value, count):
+    assert mean([value] * count) == value
+
+
+@pytest.mark.parametrize("sizes", [(3,) * 8, (5,) * 8, (7, 2, 5, 3, 6, 4, 2, 7)])
+def test_equal_values_have_no_noise_that_could_make_anything_significant(sizes):
+    for value in (0.1, 0.7, 0.994):  # of which sums divided by their number are not always the value
+        groups = [[value] * size for size in sizes]
+        noise = pool(groups)
+        assert noise.variance == 0
+        assert interaction({(i // 2, i % 2): each for i, each in enumerate(groups)}, noise) is None
+        assert tied_with_best(groups[0], groups[1:], noise) == [True] * 7
+        effect = level_effect({i % 2: {i // 2: each} for i, each in enumerate(groups)}, noise)
+        assert effect.difference == 0
+
+
+def test_a_constant_has_no_error_and_tells_nothing_of_the_others_unless_it_is_a_share():
+    groups = {"none": [], "constant": [0.0, 0.0], "other": [1.0, 3.0]}
+    found = estimate_means(groups)
+    assert (found["constant"].standard_error, found["other"].standard_error) == (0, pytest.approx(1))
+    found = estimate_means(groups, (0, 1))  # variance 2 with 1 of 2 degrees of freedom: 1
+    assert {name: each.standard_error for name, each in found.items()} == pytest.approx(
+        {"constant": sqrt(1 / 2), "other": sqrt(1 / 2)}
+    )
 
 
 def test_interval_of_a_mean_matches_numbers_worked_by_hand():
@@ -163,6 +192,13 @@ def test_rank_correlation_is_spearmans():
     assert found.rho == pytest.approx(1 - 6 * 8 / (10 * 99))
     assert found.p_value == pytest.approx(3 * stats.spearmanr(x, y).pvalue)
     assert rank_correlation([1.0] * 6, [*range(6)]) is None
+
+
+def test_values_that_differ_by_rounding_alone_are_tied_in_a_rank_correlation():
+    x = [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert rank_correlation(x, [0.3, 0.1 + 0.2, 0.5, 0.7, 0.6]).rho == pytest.approx(
+        stats.spearmanr(x, [1, 1, 2, 4, 3]).statistic
+    )
 
 
 def test_of_few_points_the_correlations_p_value_is_exact():

@@ -231,6 +231,18 @@ def test_show_an_images_pixels_and_keep_its_proportions():
     assert (shown[16:48, 32:] == [255, 0, 0]).all()
 
 
+@pytest.mark.parametrize(("length", "side"), [(6, 64), (64, 128), (128, 256), (1000, 256), (100_000, 256)])
+def test_of_a_signal_are_no_larger_than_a_picture_can_hold(length, side):
+    signal = Modality(name="signal", kind="image", shape=(1, 1, length))
+    assert tile_side([signal]) == side
+    (tile,) = tiles(torch.zeros(1, *signal.shape), side)
+    shown = np.asarray(tile.convert("L"))
+    assert shown.shape == (side, side)
+    height = max(1, side // length)
+    assert (shown < 128).sum() == pytest.approx(side * height, rel=0.5)
+    assert (shown[: side // 2 - height] == 255).all()
+
+
 def test_shades_are_at_most_two_off():
     values = torch.linspace(0, 1, 256).reshape(1, 1, 16, 16)
     (tile,) = tiles(values, 16)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from analysis.api import load
-from analysis.importance import noise_share
+from analysis.importance import _totals, noise_share
 from analysis.report import write_report
 from tests.synthetic import grid, study_json, write_study
 
@@ -23,8 +23,28 @@ def test_importance_has_the_order_of_the_truth(tmp_path):
     assert found["total"].is_monotonic_decreasing
     page = write_report(run).read_text()
     assert "Importance of the swept fields" in page
-    for name in ("importance", "parallel_coordinates"):
-        assert (run / "report" / "figures" / f"{name}.svg").exists()
+    assert (run / "report" / "figures" / "importance.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("truth", "expected"),
+    [
+        (lambda signs: 2 * signs[0] + signs[1], (0.8, 0.2, 0.0)),
+        (lambda signs: 2 * signs[0] * signs[1] + signs[2], (0.8, 0.8, 0.2)),
+        (lambda signs: signs[0] * signs[1] * signs[2], (1.0, 1.0, 1.0)),
+    ],
+)
+def test_totals_are_sobols_indices(truth, expected):
+    """Worked out by hand: variances of products of independent signs are the squares of their factors."""
+    signs = 2.0 * np.indices((2, 2, 2)).reshape(3, -1).T - 1
+    blocks = [signs[:, [column]] for column in range(3)]
+    totals = _totals(blocks, truth(signs.T))
+    assert totals == pytest.approx(expected, abs=0.03)
+
+
+def test_no_total_exceeds_all_of_the_variance(tmp_path):
+    found = load(write_study(tmp_path / "run", FACTORS, weighted, noise=0.05)).importance()
+    assert found["total"].between(0, 1).all()
 
 
 def test_weights_of_a_simplex_are_one_field_and_constants_are_none(tmp_path):

@@ -13,7 +13,7 @@ from analysis.estimates import estimate_mean_of_configs, pool
 from analysis.leaks import leak_sentences
 from analysis.results import Quantity
 from tests import synthetic
-from tests.synthetic import write_study
+from tests.synthetic import grid, write_study
 from tests.test_report import SUBSPACES, report, shortcut
 
 
@@ -90,6 +90,23 @@ def _null(quantity, values):
     return leaks.Leak("mnist", mean, luck, is_no_guess, 3, {})
 
 
+@pytest.mark.parametrize(
+    ("replicates", "told"), [(1, "Intervals would need replicates."), (2, "Bars: 95 % intervals.")]
+)
+def test_caption_of_the_figure_says_what_its_bars_are(tmp_path, replicates, told):
+    def leaking(params, rng):
+        shares = 0.9 + 0.01 * rng.standard_normal(3)
+        return {
+            ("style_probe_accuracy", "", "", name): float(share)
+            for name, share in zip(synthetic.MODALITIES, shares, strict=True)
+        }
+
+    run = write_study(tmp_path, SUBSPACES, shortcut, replicates=replicates, tested=leaking)
+    drawing = api.load(run).leak_drawing
+    assert drawing.title == "How much of the class leaks into the subspaces"
+    assert f"test split. {told} Dashed: a guess." in drawing.caption
+
+
 def test_what_the_shared_pairs_do_to_a_guess_is_no_leak(tmp_path):
     """A subspace that names the same class for all reaches the same in every trial, above chance or below."""
 
@@ -112,3 +129,13 @@ def test_leaks_of_all_modalities_are_told_apart_from_noise_together(tmp_path):
     for each in study.leakage:
         quantile = stats.t.isf(0.05 / 2 / 3, len(SUBSPACES))
         assert each.mean.half_width == pytest.approx(quantile * each.mean.standard_error)
+
+
+def test_how_many_configs_measured_a_leak_is_told_as_a_range_where_modalities_differ(tmp_path):
+    def tested(params, rng):
+        some = ("mnist",) if params["model.style_dim"] == 4 else ("mnist", "svhn")
+        return {("style_probe_accuracy", "", "", name): 0.5 for name in some}
+
+    configs = grid(model__style_dim=(4, 8), objective__beta=(0.5, 2.5))
+    study = api.load(write_study(tmp_path / "run", configs, lambda params: 0.5, tested=tested))
+    assert "mean over 2 to 4 configs" in leak_sentences(study.findings, study.leakage)[0]

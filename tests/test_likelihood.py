@@ -8,9 +8,10 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.testing import assert_close
 
-from mmjsd.likelihood import JOINT, log_importance_weights, log_likelihood, log_likelihood_as_released
+from mmjsd.likelihood import log_importance_weights, log_likelihood, log_likelihood_as_released
 from mmjsd.model import subsets
 from mmjsd.objective import draw_latents
+from mmjsd.specs import JOINT
 from tests.conftest import TINY, TINY_SCALE, linear_log_likelihood
 
 NAMES = tuple(spec.name for spec in TINY[:3])

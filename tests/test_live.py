@@ -85,6 +85,13 @@ def test_refuses_the_home_of_a_user_that_is_none(capsys):
     assert capsys.readouterr().err.startswith("error: cannot find ~nobody-of-this-name/runs: ")
 
 
+def test_refuses_the_folder_of_a_jobs_code(tmp_path, monkeypatch, capsys):
+    (tmp_path / "working_dir_files" / "_ray_pkg_1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "working_dir_files" / "_ray_pkg_1")
+    assert main(["--out", "runs/a"]) == 2
+    assert "would lie in the folder of this job's code, which Ray deletes" in capsys.readouterr().err
+
+
 def failures(capsys):
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
 

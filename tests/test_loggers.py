@@ -1,5 +1,6 @@
 """Loggers show what the tables hold, each epoch once, however often a study is killed."""
 
+import dataclasses
 import json
 import signal
 import struct
@@ -274,6 +275,16 @@ def test_mlflows_file_that_stayed_on_another_machine_is_made_anew(tmp_path, monk
     assert run.data.tags["state"] == "COMPLETE"
 
 
+@pytest.mark.parametrize("name", ["10:00", "50% of? #1", "a%3Fb [c]"])
+def test_mlflows_file_lies_in_the_study_whatever_its_name(tmp_path, monkeypatch, name):
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made, _ = begin(tmp_path / name, "mlflow")
+    opened(made)
+    assert (tmp_path / name / "mlflow.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql+psycopg://127.0.0.1:9/mlflow"])
 def test_mlflows_server_that_does_not_answer_is_refused(tmp_path, monkeypatch, uri):
     pytest.importorskip("mlflow")
@@ -322,6 +333,7 @@ def test_wandb_shows_a_study_that_was_killed_without_a_network(tmp_path, monkeyp
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     made, (first, second) = begin(tmp_path, "wandb")
+    made = dataclasses.replace(made, name=r"2026-01-01T10:00 50%?#\1" + 200 * "x")
     assert list(tmp_path.glob(f"wandb/offline-run-*-{first.trial_id}-*"))
     with opened(made) as session:
         for each, state in ((first, "COMPLETE"), (second, "DIVERGED")):
@@ -333,7 +345,8 @@ def test_wandb_shows_a_study_that_was_killed_without_a_network(tmp_path, monkeyp
         (file,) = tmp_path.glob(f"wandb/offline-run-*/run-{each.trial_id}-*.wandb")
         records = list(written(file))
         (run,) = [record.run for record in records if record.WhichOneof("record_type") == "run"][:1]
-        assert (run.run_group, run.project, run.display_name) == (each.config_hash, "test", each.trial_id)
+        assert (run.run_group, run.display_name) == (each.config_hash, each.trial_id)
+        assert run.project == "2026-01-01T10-00 50----1" + 104 * "x"
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
         assert config["objective"]["beta"] == each.config.objective.beta
         history = [

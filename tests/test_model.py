@@ -1,6 +1,7 @@
 from collections import Counter
 from itertools import chain, combinations
 from math import comb
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from mmjsd.config import ModelConfig, ObjectiveConfig
+from mmjsd.config import ModelConfig, ObjectiveConfig, ObjectiveName
 from mmjsd.data import ALPHABET, DATASETS
 from mmjsd.gaussian import Gaussian
 from mmjsd.model import MultimodalVae, Posterior, subsets
@@ -16,7 +17,7 @@ from mmjsd.model import MultimodalVae, Posterior, subsets
 MODALITIES = DATASETS["digits"].modalities
 NAMES = tuple(spec.name for spec in MODALITIES)
 SUBSETS = list(chain.from_iterable(combinations(NAMES, size) for size in (1, 2, 3)))
-OBJECTIVES = ("mmjsd", "mmvae", "mopoe", "mvae", "mvtcae")
+OBJECTIVES = get_args(ObjectiveName)
 PRODUCTS = ("mvae", "mvtcae")
 
 STANDARD = Gaussian(torch.zeros(1), torch.zeros(1))
@@ -279,6 +280,47 @@ def test_refuses_modalities_that_the_model_does_not_have(call):
 def test_refuses_to_be_made_of_nothing():
     with pytest.raises(ValueError, match=r"^no modality is given; give at least one of mnist, svhn, text$"):
         build().joint_posterior({})
+
+
+MNIST = torch.zeros(2, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("given_values", "got"),
+    [
+        (MNIST.numpy(), "ndarray"),
+        (MNIST.byte(), r"\[2, 1, 28, 28\] of torch\.uint8"),
+        (MNIST.double(), r"\[2, 1, 28, 28\] of torch\.float64"),
+        (MNIST[0], r"\[1, 28, 28\] of torch\.float32"),
+        (MNIST + 255, r"values such as \[255.0\]"),
+        (MNIST / 0, r"values such as \[nan\]"),
+    ],
+)
+def test_refuses_values_that_no_batch_holds(given_values, got):
+    expected = r"^mnist must be a tensor \[batch, 1, 28, 28\] of torch\.float32 in 0\.\.1, got"
+    with pytest.raises(ValueError, match=f"{expected} {got}$"):
+        build().generate({"mnist": given_values})
+
+
+def test_refuses_text_that_is_no_indices_of_characters():
+    expected = r"^text must be a tensor \[batch, 8\] of torch\.int64 in 0\.\.70, got"
+    for values, got in (
+        (torch.zeros(2, 8), r"\[2, 8\] of torch\.float32"),
+        (torch.full((2, 8), 71), "values"),
+    ):
+        with pytest.raises(ValueError, match=f"{expected} {got}"):
+            build().joint_posterior({"text": values})
+
+
+def test_refuses_modalities_of_unlike_batches():
+    with pytest.raises(
+        ValueError, match=r"^modalities must have equally many .*, got 2 of mnist, 3 of text$"
+    ):
+        build().generate({"mnist": MNIST, "text": torch.zeros(3, 8, dtype=torch.int64)})
+
+
+def test_takes_an_empty_batch():
+    assert {len(each) for each in build().generate({"mnist": MNIST[:0]}).values()} == {0}
 
 
 def test_an_unknown_posterior_is_refused_by_name():

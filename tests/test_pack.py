@@ -3,15 +3,18 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from mmjsd import pack
-from mmjsd.config import ModelConfig, ObjectiveConfig, Precision, TrainingConfig
+from mmjsd.config import ModelConfig, ObjectiveConfig, ObjectiveName, Precision, TrainingConfig
 from mmjsd.data import DATASETS
 from mmjsd.model import MultimodalVae
+from mmjsd.networks import NETWORKS, Width
 from mmjsd.train import DivergedError, Epoch, Member, fit, fit_pack, load_checkpoint, save_checkpoint
 from tests.test_train import pairs
 
@@ -19,14 +22,10 @@ STEPS = 50
 BATCH = 8
 
 OBJECTIVES = {
-    "mmjsd": {},
+    **{name: {"name": name} for name in get_args(ObjectiveName)},
     "mmjsd-product": {"fusion": "product"},
     "mmjsd-mixture-prior": {"dynamic_prior": "mixture", "prior_samples": 2},
-    "mvae": {"name": "mvae"},
-    "mmvae": {"name": "mmvae"},
     "mmvae-importance-weighted": {"name": "mmvae", "importance_samples": 3},
-    "mopoe": {"name": "mopoe"},
-    "mvtcae": {"name": "mvtcae"},
 }
 
 WEIGHTS = [(0.25, 0.25, 0.25, 0.25), (0.1, 0.2, 0.3, 0.4), (0.0, 0.5, 0.3, 0.2)]
@@ -82,6 +81,11 @@ def test_a_pack_gives_the_numbers_of_separate_trainings(objective):
         agree(objective, 3, 1e-10, missing=0.3)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_so_does_a_pack_of_single_samples(monkeypatch):
+    monkeypatch.setitem(globals(), "BATCH", 1)
+    test_a_pack_gives_the_numbers_of_separate_trainings({})
 
 
 def test_so_does_a_pack_whose_networks_run_one_by_one(monkeypatch):
@@ -248,3 +252,56 @@ def test_on_a_gpu_recorded_steps_agree_up_to_the_rounding_of_its_convolutions(ob
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_so_do_residual_networks():
     pack_agrees({}, "faces", "cuda")
+
+
+# Networks of one's own ...
+
+MNIST = NETWORKS["mnist"]
+
+
+class Own(nn.Module):
+    """A decoder, or an encoder, that is no sequence of layers."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside(x)
+
+
+class OwnSequence(nn.Sequential):
+    """Layers with arguments of its own, so that parts of it cannot be taken."""
+
+    def __init__(self, latent: int, width: Width) -> None:
+        super().__init__(*MNIST.decoder(latent, width))
+
+
+OWN = {
+    "a decoder of one's own": {"decoder": lambda *sizes: Own(MNIST.decoder(*sizes))},
+    "a sequence of one's own": {"decoder": OwnSequence},
+    "a decoder that begins with a norm": {
+        "decoder": lambda *sizes: nn.Sequential(nn.LayerNorm(sizes[0]), *MNIST.decoder(*sizes))
+    },
+    "batch norms": {
+        "encoder": lambda width: nn.Sequential(*MNIST.encoder(width), nn.BatchNorm1d(width(400)))
+    },
+    "no parameters": {"encoder": lambda _: nn.Flatten(), "num_features": lambda _: 784},
+}
+
+
+@pytest.mark.parametrize("networks", OWN.values(), ids=OWN)
+def test_train_in_a_pack_as_each_by_itself(networks, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mnist", replace(MNIST, **networks))
+    torch.set_default_dtype(torch.float64)
+    try:
+        agree({}, 2, 1e-10, missing=0.0, of_parameters=1e-6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_with_dropout_train_in_a_pack():
+    dropping = [nn.Sequential(nn.Linear(2, 500), nn.Dropout()) for _ in range(2)]
+    first, second = pack._side_by_side(dropping, limit=10_000)(torch.ones(2, 3, 2)) == 0
+    assert 0.4 < first.double().mean() < 0.6
+    assert not torch.equal(first, second)

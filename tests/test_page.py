@@ -40,6 +40,10 @@ addEventListener("load", () => {
   const found = {
     errors, ascending, descending, seen, shown, hidden: hint.hidden,
     overflows: root.scrollWidth > root.clientWidth,
+    cut: [...document.querySelectorAll(".facts dd")].some((each) => each.scrollWidth > each.clientWidth),
+    name: getComputedStyle(document.querySelector(".overline")).textTransform,
+    muted: [...document.querySelectorAll("td.tint.muted")].map((each) => getComputedStyle(each).color),
+    ink: getComputedStyle(document.body).color,
     tall: [...document.querySelectorAll("table.sortable thead")].map((head) => head.clientHeight),
     hints: document.querySelectorAll("[data-hint]").length,
     beside: document.querySelectorAll("#paper table.beside").length,
@@ -104,6 +108,19 @@ def test_page_sorts_shows_hints_and_has_no_errors(run, width, tmp_path):
     assert found["hidden"]
     assert found["hints"] > 50
     assert found["beside"] == 2
+    assert found["name"] == "none"
+    assert set(found["muted"]) == {found["ink"]}
+    assert not found["overflows"]
+
+
+@pytest.mark.parametrize("width", [390, 620, 800])
+def test_page_cuts_no_number_off(width, tmp_path):
+    name = "model.the_size_of_each_of_the_subspaces_of_all_of_the_modalities"
+    configs = [{name: size, "model.style_dim": other} for size in (0, 4) for other in (0, 4)]
+    run = write_study(tmp_path / "run", configs, lambda params: 0.995 if params[name] else 0.6, noise=0.02)
+    found = probe(run, width, tmp_path)
+    assert re.search(r"<dd>0\.\d+ \[0\.\d+, 1\.000\]", (run / "report" / "index.html").read_text())
+    assert not found["cut"]
     assert not found["overflows"]
 
 
@@ -120,5 +137,6 @@ def test_page_has_room_for_long_names_and_many_levels(tmp_path):
     assert not found["overflows"]
     assert len(found["ascending"]) == 27
     assert max(found["tall"]) < 120
+    assert not re.search(r"\.<wbr>\d", (run / "report" / "index.html").read_text())
     svg = (run / "report" / "figures" / "interaction.svg").read_text()
     assert all(f">…{index}…<" in svg for index in range(9))

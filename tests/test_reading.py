@@ -183,6 +183,19 @@ def test_a_level_is_one_though_a_run_writes_it_as_text(tmp_path):
     assert {factor.name: factor.levels for factor in load(*runs[::2]).factors}["style_dim"] == (0, 4)
 
 
+@pytest.mark.parametrize("state", ["STOPPED", "DIVERGED", "FAILED"])
+def test_the_best_config_is_one_whose_replicates_have_all_completed(tmp_path, state):
+    """So it is what a confirmation trains, and not what a scheduler gave up after a lucky replicate."""
+    configs = grid(model__style_dim=(0, 4, 16))
+    run = write_study(
+        tmp_path / "run",
+        configs,
+        lambda params: 0.5 - 0.01 * params["model.style_dim"],
+        state=lambda config, replicate: state if (config, replicate) == (0, 1) else "COMPLETE",
+    )
+    assert [config.params["model.style_dim"] for config in load(run).configs] == [4, 16, 0]
+
+
 def test_what_one_run_has_more_of_does_not_hide_what_another_lacks(tmp_path):
     """A run without study.json planned nothing that is known."""
     unfinished = write_study(

@@ -1,6 +1,8 @@
 """What the command line refuses: in one sentence, before anything starts."""
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -133,6 +135,11 @@ BOTH = "--objectives mean_coherence log_likelihood"
         ("--space smoke --out foreign", "foreign is not empty and holds no study; choose another --out"),
         ("--space smoke --out taken", "taken is not empty and holds no study; choose another --out"),
         ("--space smoke --out file/below", "cannot write to"),
+        ("--space smoke --out=", "--out is empty; name a folder, or leave --out out"),
+        (
+            "--space smoke --address ray://127.0.0.1:10001",
+            "--address ray://127.0.0.1:10001 is Ray's client, through which no study can run; give HOST:PORT",
+        ),
         ("--space smoke --resume", "nothing to resume: there is no"),
     ],
 )
@@ -144,6 +151,48 @@ def test_refuses_in_one_sentence(capsys, tuner, line, sentence):
     Path("foreign", "manifest.json").write_text('{"name": "of a web page"}')
     assert sentence in refused(capsys, line)
     assert not tuner.studies
+
+
+def test_refuses_a_ray_of_its_own_in_a_submitted_job(capsys, monkeypatch, tuner):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert refused(capsys, "--space smoke") == "this is a job of a Ray cluster; add --address auto"
+    assert start("--space smoke --address auto") == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("", "--out"),
+        ("--out own", "--out"),
+        ("--out {tmp_path}/own --storage sqlite:///own.db", "--storage"),
+        ("--out {tmp_path}/own --storage sqlite:////own.db", None),
+        ("--help", None),
+    ],
+)
+def test_keeps_nothing_beside_the_code_of_a_submitted_job(capsys, monkeypatch, tuner, tmp_path, line, option):
+    monkeypatch.setattr("study.storage.check_storage", lambda study, is_new: None)
+    code = tmp_path / "working_dir_files" / "_ray_pkg_1"
+    code.mkdir(parents=True)
+    monkeypatch.chdir(code)
+    line = f"--space smoke {line.format(tmp_path=tmp_path)}"
+    if option is None:
+        with nullcontext() if "--out" in line else pytest.raises(SystemExit):
+            assert start(line) == 0
+        return
+    assert refused(capsys, line) == (
+        f"{option} would lie in the folder of this job's code, which Ray deletes; give it an absolute path "
+        "that every node sees"
+    )
+    assert not [*code.iterdir()]
+
+
+def test_refuses_an_objective_that_takes_several_modalities(capsys, monkeypatch, tuner):
+    one = replace(datasets.DATASETS["faces"], modalities=datasets.DATASETS["faces"].modalities[:1])
+    monkeypatch.setitem(datasets.DATASETS, "faces", one)
+    assert refused(capsys, "--space smoke --dataset faces") == (
+        "mean_average_precision is not measured on faces, which has one modality; choose other --objectives"
+    )
+    assert start("--space smoke --dataset faces --objectives mean_probe_average_precision") == 0
 
 
 @pytest.mark.parametrize(
@@ -224,3 +273,9 @@ def test_refuses_data_that_are_not_there(capsys, tmp_path):
 def test_refuses_a_space_file_that_cannot_be(capsys, text, sentence):
     Path("own.py").write_text(f"from study.space import SearchSpace, Simplex, Uniform\n{text}\n")
     assert sentence in refused(capsys, "--space own.py")
+
+
+def test_refuses_a_name_that_is_too_long(capsys, tuner):
+    told = refused(capsys, f"--space smoke --out {'x' * 256}")
+    assert told.endswith("x has too long a name; choose a shorter one")
+    assert not tuner.studies

@@ -55,6 +55,8 @@ def test_refuses_in_one_sentence(tmp_path, changes, sentence):
 def test_refuses_a_folder_without_study(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} holds no study; give --replay RUN/TRIAL_ID"):
         replay(tmp_path / "abc-r0")
+    with pytest.raises(ValueError, match=r"^s3://bucket/run holds no study"):
+        replay(tmp_path / "abc-r0", "s3://bucket/run")
 
 
 def test_finds_the_threads_that_a_trial_had():

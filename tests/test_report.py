@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +14,14 @@ import pytest
 from analysis.findings import Findings, find
 from analysis.reading import load
 from analysis.report import write_report
-from analysis.tables import config_table, subset_table
+from analysis.tables import (
+    coherence_table,
+    config_table,
+    effect_table,
+    posterior_table,
+    probe_table,
+    subset_table,
+)
 from analysis.wording import answer
 from study import store
 from tests import synthetic
@@ -105,6 +113,9 @@ def test_findings_recover_a_planted_effect_and_interaction(subspaces):
     assert "which excludes zero" in words
     assert "averaged over `beta`" in words
     assert "8 configs × 2 replicates: 16 ended trials took 8.0 min of device time" in words
+    cells = effect_table(findings).rows[0].cells
+    assert cells[1].text.count("\N{NO-BREAK SPACE}· ") == 3
+    assert cells[5].text == "< 0.001"
 
 
 def test_what_was_lost_with_processes_that_vanished_is_told(tmp_path):
@@ -181,6 +192,37 @@ def test_findings_correlate_continuous_factors(tmp_path):
     assert "between configs" in page.text
 
 
+def test_many_modalities_have_columns_of_means_by_the_number_given_and_by_the_target(tmp_path):
+    run = write_study(tmp_path / "run", grid(objective__beta=(1, 2)), lambda params: 0.5, modalities="abcde")
+    findings = findings_of(run)
+    coherence, probe, posteriors = coherence_table(findings), probe_table(findings), posterior_table(findings)
+    assert coherence.titles == ("#", "beta", "random", *"1234", *"abcde")
+    assert coherence.groups[2:] == (("modalities given", 4), ("modality generated", 5))
+    assert probe.titles == ("#", "beta", *"12345")
+    given = {row.cells[0].text.partition(" given ")[2] for row in posteriors.rows} - {""}
+    assert min(each.count("+") + 1 for each in given) == 4
+    results, best = findings.results, findings.configs[0].config
+    for column, (size, target) in {3: (1, ""), 5: (3, ""), 8: (None, "b")}.items():
+        found = [
+            fmean(results.values(best, quantity))
+            for quantity in results.last
+            if quantity.metric == "coherence" and quantity.split == "test"
+            if quantity.posterior != "mixture" and quantity.target not in quantity.given.split("+")
+            if size in (None, len(quantity.given.split("+"))) and target in ("", quantity.target)
+        ]
+        assert coherence.rows[0].cells[column].sort == pytest.approx(fmean(found))
+
+
+def test_nothing_is_bold_where_all_are_tied(tmp_path):
+    run = write_study(
+        tmp_path / "run", grid(objective__beta=(1, 2, 3)), lambda params: 0.5, replicates=4, noise=0.02
+    )
+    for table in (coherence_table(findings_of(run)), probe_table(findings_of(run))):
+        columns = list(zip(*([cell.bold for cell in row.cells] for row in table.rows), strict=True))
+        assert not any(map(all, columns))
+        assert sum(map(any, columns)) < 3
+
+
 def test_the_best_config_has_a_row_for_each_subset_that_was_measured(tmp_path, monkeypatch):
     def first_two(names, size):
         return list(combinations(names, size))[:2] if size > 1 else combinations(names, size)
@@ -236,11 +278,75 @@ def test_report_shows_the_same_numbers_on_every_page(subspaces, page):
     assert rows[0]["best"] == "True"
 
 
+def test_the_decisive_figure_follows_the_answer_and_what_was_asked_stands_beside_how_to_ask_again(subspaces):
+    report(subspaces)
+    page = (subspaces / "report" / "index.html").read_text()
+    marks = (
+        'id="answer"',
+        'id="figure-interaction"',
+        'id="configs"',
+        'id="trouble"',
+        'id="asked"',
+        'id="reproduce"',
+    )
+    assert sorted(marks, key=page.index) == list(marks)
+    markdown = (subspaces / "report" / "report.md").read_text()
+    marks = ("figures/interaction.svg", "## 1 Configs", "What was asked and run", "Reproduce")
+    assert sorted(marks, key=markdown.index) == list(marks)
+
+
+def test_captions_are_of_one_piece_where_a_line_must_not_end(subspaces):
+    report(subspaces)
+    captions = re.findall(
+        r"<figcaption>(.*?)</figcaption>", (subspaces / "report" / "index.html").read_text()
+    )
+    assert any("95&nbsp;% intervals" in caption for caption in captions)
+    assert any("p&nbsp;&lt;&nbsp;0.001" in caption for caption in captions)
+
+
+def test_tables_are_read_alike_wherever_they_go(subspaces):
+    report(subspaces)
+    page = Page(subspaces / "report" / "index.html").text
+    whole = " ".join((subspaces / "report" / "report.md").read_text().split())
+    names = {path.stem for path in (subspaces / "report" / "tables").glob("*.tex")}
+    assert {"configs", "effects", "coherence", "posteriors", "best_subsets", "claims"} <= names
+    for name in names:
+        tables = subspaces / "report" / "tables"
+        (_, note) = (tables / f"{name}.md").read_text().split("| \n\n\n")
+        note = " ".join(note.split())
+        assert len(note) > 60
+        assert note in whole
+        assert note.replace("`", "") in page
+        latex = (
+            (tables / f"{name}.tex").read_text().partition(r"\footnotesize")[2].partition(r"\end{table}")[0]
+        )
+        commands = re.compile(r"\\[a-z]+")
+        assert re.findall(r"\w{2,}", commands.sub(" ", latex)) == re.findall(r"\w{2,}", note)
+
+
+def test_columns_of_numbers_are_aligned_to_the_right(subspaces):
+    report(subspaces)
+    tables = subspaces / "report" / "tables"
+    assert (tables / "effects.md").read_text().splitlines()[
+        1
+    ] == "| --- | --- | --- | --- | ---: | ---: | --- |"
+
+
+def test_tables_set_off_what_was_given_and_single_modalities_stand_under_both_posteriors(subspaces):
+    report(subspaces)
+    tables = subspaces / "report" / "tables"
+    latex, markdown = ((tables / f"best_subsets.{kind}").read_text() for kind in ("tex", "md"))
+    assert re.search(r"^ *mnist & \\multicolumn\{2\}\{c\}\{\\textit\{0\.\d+", latex, re.MULTILINE)
+    assert "{r}{" not in latex
+    assert re.search(r"^\| mnist \| \*0\.\d+ \(0\.\d+\)\* \|", markdown, re.MULTILINE)
+
+
 def test_report_holds_figures_tables_and_samples_of_the_best_config(subspaces, page):
     figures = {path.name for path in (subspaces / "report" / "figures").iterdir()}
     best = findings_of(subspaces).best.config
     assert {"interaction.svg", "main_effects.svg", "trade_off.svg", "learning_curves.svg"} <= figures
-    assert {f"{path.stem}.png" for path in map(Path, figures) if path.suffix == ".svg"} <= figures
+    drawn = {Path(name).stem for name in figures if name.endswith(".svg")}
+    assert {f"{name}.{kind}" for name in drawn for kind in ("png", "pdf")} <= figures
     samples = f"samples_{best.complete[0].trial_id}"
     assert {f"{samples}_overview.png", f"{samples}_conditional_svhn.png"} <= figures
     assert sum(link.startswith("data:image/png;base64,") for link in page.links) == 3 + 2
@@ -263,7 +369,7 @@ def test_report_of_a_study_without_replicates_gives_no_intervals(tmp_path):
     assert "an interval needs at least two replicates" in page.text
     assert "n/a (one replicate)" in page.text
     assert "without replicates nobody can say" in page.text
-    assert "tied with" not in page.text.split("What was asked")[0]
+    assert "tied with" not in page.text.split("1Configs")[0]
 
 
 def test_what_improves_downwards_favours_the_mixture_where_the_product_has_more(tmp_path):
@@ -275,7 +381,7 @@ def test_what_improves_downwards_favours_the_mixture_where_the_product_has_more(
         }
 
     text = report(write_study(tmp_path / "run", SUBSPACES, shortcut, tested=tested)).text
-    assert re.search(r"frechet distance of svhn given mnist\+text ↓\s*\+(199|200)", text)
+    assert re.search(r"Fréchet distance of svhn given mnist\+text ↓\s*\+(199|200)", text)
     assert "A positive one favours the product, but the mixture where ↓ says" in text
 
 
@@ -327,7 +433,7 @@ def test_report_sets_quality_against_coherence_where_it_is_measured(tmp_path):
     run = write_study(tmp_path / "run", SUBSPACES, shortcut, tested=tested)
     text = report(run).text
     assert "Mean coherence against log likelihood" in text
-    assert "Mean coherence against frechet distance" in text
+    assert "Mean coherence against Fréchet distance" in text
     asked = {"objectives": ["mean_coherence", "random_coherence", "log_likelihood"]}
     text = report(write_study(tmp_path / "three", SUBSPACES, shortcut, tested=tested, study=asked)).text
     assert "Mean coherence against random coherence" in text
@@ -340,8 +446,11 @@ def test_report_of_a_study_that_sweeps_nothing(tmp_path):
     assert "The space varies no field" in page.text
 
 
-def test_report_of_one_config_without_curves_draws_nothing(tmp_path):
-    page = report(write_study(tmp_path / "run", [{}], lambda params: 0.5, replicates=3, epochs=1))
+def test_report_of_one_config_of_two_modalities_without_curves_draws_nothing(tmp_path):
+    run = write_study(
+        tmp_path / "run", [{}], lambda params: 0.5, replicates=3, epochs=1, modalities=("image", "text")
+    )
+    page = report(run)
     assert "Nothing to draw: one config is compared with nothing." in page.text
 
 
@@ -384,6 +493,7 @@ def test_report_of_an_unfinished_study_says_what_is_missing(tmp_path):
     )
     page = report(run)
     assert "This study is unfinished: 14 of 16 trials have ended." in page.text
+    assert "trials complete, of 8 configs" in page.text
     assert "1 trial stopped early by the scheduler does not count" in page.text
     assert "2 trials that diverged or failed do not count" in page.text
     assert "1 of 2, 1 DIVERGED" in page.text
@@ -393,6 +503,22 @@ def test_report_of_an_unfinished_study_says_what_is_missing(tmp_path):
     assert "1 planned trial has not begun." in page.text
     rows = config_table(findings_of(run)).rows
     assert len(rows) == 7
+
+
+def test_report_of_a_study_in_which_all_score_the_same_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    configs = [{"training.learning_rate": float(rng.uniform(1e-4, 1e-2))} for _ in range(6)]
+    study = {"sampler": "random", "domains": {"training.learning_rate": {"type": "LogUniform"}}}
+    run = write_study(tmp_path / "run", configs, lambda params: 0.1, noise=0.0, study=study)
+    text = report(run).text
+    assert "Effects of the swept fields cannot be told yet: all configs score the same." in text
+    assert "too few configs" not in text
+
+
+def test_report_of_a_study_that_has_just_begun_says_so(tmp_path):
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut, state=lambda config, replicate: "PLANNED")
+    shutil.rmtree(run / "results", ignore_errors=True)
+    assert "This study is unfinished: 0 of 16 trials have ended." in report(run).text
 
 
 def test_report_of_a_study_in_which_all_failed_names_no_best(tmp_path):
@@ -408,6 +534,7 @@ def test_report_of_an_empty_study_says_so(tmp_path):
     (run / "results").mkdir()
     page = report(run)
     assert "no trial has ended" in page.text
+    assert "trials complete, of 8 configs" in page.text
     assert "0 of 16" in page.text
     assert "Nothing to draw yet: no trial has completed." in page.text
 

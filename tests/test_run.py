@@ -202,6 +202,10 @@ def test_a_confirmation_and_objectives_are_kept_when_a_study_is_resumed(tuner, c
     assert tuner.study.confirm == 7  # of the grid's eight configs one is the base config
     stored = json.loads(Path("b/study.json").read_text())
     assert (stored["confirm"], stored["confirm_replicates"]) == (1, 3)
+    assert start("--space smoke --out b --resume --confirm-replicates 4") == 0
+    assert (tuner.study.confirm, tuner.study.confirm_replicates) == (1, 4)
+    sentence = refused(capsys, "--space smoke --out a --resume --confirm-replicates 3")
+    assert sentence.startswith("--confirm-replicates goes with --confirm; add it")
     sentence = refused(capsys, "--space smoke --out b --resume --confirm 0")
     assert "has 1 confirm, which can grow but not shrink to 0" in sentence
     for name in ("confirm", "confirm_replicates", "objectives"):  # as an earlier version wrote it
@@ -381,7 +385,7 @@ def test_a_disk_that_is_full_at_the_start_costs_one_more_start(monkeypatch, caps
 
 
 def test_a_replay_that_is_interrupted_starts_again(monkeypatch, capsys):
-    def interrupt(path):
+    def interrupt(path, run):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "study.replay", SimpleNamespace(replay=interrupt))
@@ -398,6 +402,44 @@ def test_an_interrupt_while_data_are_prepared_leaves_no_study(monkeypatch, capsy
         assert start("--space smoke") == 130
     assert capsys.readouterr().err == "interrupted; the same command starts again\n"
     assert start("--space smoke") == 0
+
+
+def test_data_that_crash_the_classifiers_leave_no_study(monkeypatch, tuner):
+    def crash(data, progress):
+        raise IndexError("label 10 of 10 classes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["mmjsd.classifiers"], "load_classifiers", crash)
+        with pytest.raises(IndexError):
+            start("--space smoke")
+    assert start("--space smoke") == 0
+
+
+def test_a_study_keeps_its_sqlite_file_from_wherever_it_goes_on(monkeypatch, tuner, tmp_path, capsys):
+    monkeypatch.setattr("study.storage.check_storage", lambda study, is_new: None)
+    own = f"sqlite:///{tmp_path}/own.db"
+    assert start("--space smoke --out a --storage sqlite:///own.db") == 0
+    assert json.loads(Path("a/study.json").read_text())["storage"] == tuner.study.storage == own
+    Path("other").mkdir()
+    monkeypatch.chdir("other")
+    assert start("--space smoke --out ../a --resume") == 0
+    assert tuner.study.storage == own
+    sentence = refused(capsys, "--space smoke --out ../a --resume --storage sqlite:///own.db")
+    assert f"has storage '{own}', not 'sqlite:///{tmp_path}/other/own.db'" in sentence
+    monkeypatch.chdir("..")
+    file = Path("a/study.json")  # as an earlier version wrote it
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"storage": "sqlite:///own.db"}))
+    assert start("--space smoke --out a --resume --storage sqlite:///own.db") == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "sqlite:///:memory:", "sqlite:////own.db", "sqlite:///file:x?uri=true", "mysql:///x"],
+)
+def test_other_databases_stay_where_they_are(monkeypatch, tuner, url):
+    monkeypatch.setattr("study.storage.check_storage", lambda study, is_new: None)
+    assert start(f"--space smoke --storage {url}") == 0
+    assert tuner.study.storage == url
 
 
 def test_the_commands_of_a_report_make_the_study_what_it_became(tuner, tmp_path, monkeypatch):

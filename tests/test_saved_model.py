@@ -40,6 +40,23 @@ def test_is_missed_by_name(tmp_path):
         load(tmp_path)
 
 
+def test_is_the_newest_of_a_trials_folder(tmp_path):
+    for content_dim, name in enumerate(("epoch-000001", "epoch-000002", "epoch-000002_000003"), start=2):
+        (tmp_path / name).mkdir()
+        save(build(content_dim=content_dim), tmp_path / name)
+    (tmp_path / "epoch-000003").mkdir()  # not whole yet
+    assert load(tmp_path).config.content_dim == 4
+    assert load(tmp_path / "epoch-000001").config.content_dim == 2
+
+
+def test_of_modalities_that_this_program_lacks_says_which(tmp_path):
+    change(tmp_path, "modalities", name="wave")
+    with pytest.raises(
+        ValueError, match=r"another version: modality 'wave' has no entry in NETWORKS of .*py"
+    ):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("keep", [0, 4, 200, 0.5, -1])
 def test_is_refused_by_name_when_truncated(tmp_path, keep):
     save(build(), tmp_path)

@@ -260,14 +260,18 @@ def test_serves_optuna(sampler):
     assert len({config.config_hash() for config in seen}) == 15
 
 
-@pytest.mark.parametrize(("data", "largest"), [("digits", 3), ("polydigits-5", 10), ("polydigits-6", 20)])
+@pytest.mark.parametrize(
+    ("data", "largest"),
+    [("polydigits-2", 1), ("digits", 3), ("polydigits-4", 6), ("polydigits-5", 10), ("polydigits-6", 20)],
+)
 def test_a_limit_on_evaluated_subsets_is_another_config_only_where_there_are_more(data, largest):
     def config_hash(limit):
         evaluation = EvaluationConfig(subsets_per_size=limit)
         return TrialConfig(data=DataConfig(name=data), evaluation=evaluation).config_hash()
 
-    assert config_hash(largest) == config_hash(1000)
-    assert len({config_hash(limit) for limit in (largest - 2, largest - 1, largest)}) == 3
+    assert config_hash(largest) == config_hash(largest + 1) == config_hash(1000)
+    fewer = [limit for limit in (largest - 2, largest - 1) if limit > 0]
+    assert len({config_hash(limit) for limit in (*fewer, largest)}) == len(fewer) + 1
 
 
 def test_tpe_finds_good_weights_on_the_simplex():
@@ -284,6 +288,8 @@ def test_tpe_finds_good_weights_on_the_simplex():
         (lambda: Choice((1, 2, 1)), "Choice repeats the option 1"),
         (lambda: Choice((np.int64(1), 2)), r"options that JSON can hold, got .*1.* \(int64\)"),
         (lambda: Choice({0, 2}), r"Choice needs options in an order, got the set \{0, 2\}; write a tuple"),
+        (lambda: Choice(2), "Choice needs options in an order, got the int 2; write a tuple"),
+        (lambda: Choice("mmjsd"), "Choice needs options in an order, got the str 'mmjsd'; write a tuple"),
         (
             lambda: SearchSpace({"objective.beta": Uniform(np.float32(1), 2)}),
             r"beta needs values that JSON can hold, got .*1.* \(float32\); write Python's own types",
@@ -301,8 +307,10 @@ def test_tpe_finds_good_weights_on_the_simplex():
         (lambda: Uniform(0, math.inf), "Uniform needs finite ends, got 0 and inf"),
         (lambda: LogUniform(0, 1), "LogUniform needs low > 0, got 0"),
         (lambda: Simplex(1), "Simplex needs a size of at least 2, got 1"),
+        (lambda: Simplex(4.0), "Simplex needs a whole number as its size, got 4.0"),
         (lambda: Simplex(4, lower=0.25), r"Simplex of size 4 needs lower in \[0, 1/4\), got 0.25"),
         (lambda: Cases({0: {}, 4: {}}), "Cases needs strings as names, got 0; write '0'"),
+        (lambda: Cases(["a"]), r"Cases needs cases by their names, in a dict, got \['a'\]$"),
         (lambda: Cases({}), "Cases needs at least one case, got none"),
         (lambda: Cases({"a": {"b": Cases({"c": {}})}}), "cannot hold further Cases, got one in the case 'a'"),
         (
@@ -465,6 +473,8 @@ def test_a_file_that_cannot_be_read_stays_in_the_list_and_is_refused_alone(tmp_p
         ("import nonsense", "cannot be loaded: ModuleNotFoundError: No module named 'nonsense'"),
         ("SPACE = (", "cannot be loaded: SyntaxError"),
         ("SPACE = {}", "defines no SPACE = SearchSpace"),
+        ("import sys\nsys.exit(3)", r"own.py cannot be loaded: SystemExit: 3 \(line 2: sys.exit\(3\)\)$"),
+        ("from study.space import Choice\n\nChoice(0, 2)", r"given \(line 3: Choice\(0, 2\)\)$"),
     ],
 )
 def test_refuses_a_file_that_is_no_space(tmp_path, text, sentence):

@@ -160,7 +160,7 @@ def test_credentials_are_written_nowhere(tuner, monkeypatch, tmp_path, capsys, c
     assert "--storage postgresql+psycopg://host/db" in " ".join(
         json.loads(Path("a/study.json").read_text())["command"]
     )
-    assert "has storage 'postgresql+psycopg://host/db', not 'sqlite:///x.db'" in refused(
+    assert f"has storage 'postgresql+psycopg://host/db', not 'sqlite:///{tmp_path}/x.db'" in refused(
         capsys, "--space smoke --out a --resume --storage sqlite:///x.db"
     )
 

@@ -147,6 +147,8 @@ def test_units_and_direction_stand_in_the_files(tmp_path):
 def test_a_folder_without_results_is_told(tmp_path):
     with pytest.raises(store.StoreError, match=f"{tmp_path} holds no results"):
         store.read(tmp_path)
+    (tmp_path / "study.json").write_text("{}")
+    assert store.read(tmp_path).trials.num_rows == 0  # a study that has just begun
 
 
 def test_a_damaged_file_is_named_with_the_way_out(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import multiprocessing
 from torch.testing import assert_close
 
 from mmjsd.batches import Pairs, Workers
-from mmjsd.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from mmjsd.config import ModelConfig, ObjectiveConfig, ObjectiveName, TrainingConfig
 from mmjsd.data import ALPHABET, DATASETS, Examples
 from mmjsd.model import MultimodalVae
 from mmjsd.train import (
@@ -63,13 +64,9 @@ def test_the_loss_falls(name):
 @pytest.mark.parametrize(
     "objective",
     [
-        ObjectiveConfig(),
+        *(ObjectiveConfig(name=name) for name in get_args(ObjectiveName)),
         ObjectiveConfig(dynamic_prior="mixture", prior_samples=2),
-        ObjectiveConfig(name="mvae"),
-        ObjectiveConfig(name="mmvae"),
         ObjectiveConfig(name="mmvae", importance_samples=2),
-        ObjectiveConfig(name="mopoe"),
-        ObjectiveConfig(name="mvtcae"),
     ],
     ids=lambda objective: f"{objective.name}-{objective.dynamic_prior}-{objective.importance_samples}",
 )

@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import platform
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import AuthenticationError, OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher
+from ray.tune.utils.callback import _create_default_callbacks
 from ray.tune.utils.util import flatten_dict
 
 from study import tuner
@@ -441,6 +443,20 @@ def test_what_ray_refuses_is_told_in_a_sentence(monkeypatch, address, refusal, s
     monkeypatch.setattr(tuner, "_make_token", lambda: None)
     with pytest.raises(ClusterError, match=sentence):
         tuner._join_or_start(SimpleNamespace(address=address))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_ends_a_process_interrupts_a_study(number):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), tuner._sigterm_as_interrupt():
+        signal.raise_signal(number)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ray_adds_no_word_of_its_own_about_trials(monkeypatch):
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    follow = tuner._Follow(None, None, None, starts_at_once=True)
+    assert _create_default_callbacks([follow]) == [follow]
 
 
 def test_a_full_disk_is_one_whatever_ray_makes_of_it(monkeypatch):

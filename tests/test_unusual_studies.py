@@ -177,6 +177,15 @@ def test_runs_of_other_numbers_of_replicates_and_of_equal_trials_are_told_apart(
     assert len(pictures) == 3
 
 
+def test_three_runs_are_named_as_in_a_sentence(tmp_path):
+    runs = [
+        write_study(tmp_path / name, SUBSPACES[:1], shortcut, replicates=1, epochs=1, study={"study": name})
+        for name in ("mmjsd", "mvae", "mmvae")
+    ]
+    write_report(*runs, out=tmp_path / "all")
+    assert "Study report · mmjsd, mvae and mmvae" in Page(tmp_path / "all" / "index.html").text
+
+
 def test_pictures_of_trials_of_other_names_have_other_names():
     ids = ["run 1/abc-r0", "run_1/abc-r0", "run/1/abc-r0", "run_20_1_2f_abc-r0", "abc-r0"]
     names = [SampleGrid("", SimpleNamespace(trial_id=each), Path("overview.png")).name for each in ids]

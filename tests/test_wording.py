@@ -5,6 +5,7 @@ from math import nan
 import pytest
 
 from analysis.api import load
+from tests import synthetic
 from tests.synthetic import grid, write_study
 
 SIZES = grid(model__style_dim=(0, 4, 16, 32))
@@ -36,6 +37,14 @@ def test_the_only_config_of_a_study_is_called_so_while_replicates_are_missing(tm
 
     run = write_study(tmp_path / "run", SIZES[:1], falling, state=state)
     assert load(run).answer.startswith("The only config is **")
+
+
+def test_devices_are_named_for_people(tmp_path, monkeypatch):
+    trial = synthetic._trial
+    for device, told in (("cpu x 1 threads", "cpu, 1 thread"), ("cpu x 12 threads", "cpu, 12 threads")):
+        monkeypatch.setattr(synthetic, "_trial", lambda *rest, name=device: trial(*rest) | {"device": name})
+        run = write_study(tmp_path / told, SIZES[:1], falling, replicates=1)
+        assert f"of device time on `{told}`" in load(run).answer
 
 
 @pytest.mark.parametrize(
