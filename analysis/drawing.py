@@ -34,7 +34,7 @@ DASHES: tuple[Any, ...] = (
     (0, (9, 3)),
     (0, (3, 1, 1, 1, 1, 1)),
 )
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmjsd",
     "pdf.fonttype": 42,
@@ -108,7 +108,7 @@ class Drawing:
 
 def save(name: str, title: str, caption: str, height: float, paint: Callable[[Figure], None]) -> Drawing:
     """What `paint` puts on a figure of this height in inches."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # whoever shows the SVG may have it
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         paint(figure)

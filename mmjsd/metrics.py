@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -323,7 +324,8 @@ def _linear_guesses(
     """How likely classes, or attributes, of latents are by linear classifiers that were fitted on others."""
     if not (fitted_on.isfinite().all() and judged_on.isfinite().all()):
         raise FloatingPointError(f"{what} are not finite")
-    with warnings.catch_warnings():
+    # Several threads would wait for each other at each of thousands of short steps: long, on a busy machine.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe = LogisticRegression(max_iter=1000)
         if not attributes:

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import select
-import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +19,15 @@ if __name__ == "__main__":  # study/ itself would come first, and its config.py 
 from mmjsd import data as datasets
 from mmjsd.config import require
 from study import manifest, mirror
+from study.checks import check_kept, check_machine, check_objectives, check_reachable, check_scheduler
 from study.claim import claimed
 from study.config import (
-    LATE_OBJECTIVES,
-    OF_CLASSES,
-    OF_SEVERAL,
     PRESETS,
     Preset,
     Sampler,
     Study,
     StudyConfig,
     TrialConfig,
-    is_measured,
     own_objective,
     seconds,
 )
@@ -54,9 +50,6 @@ In the names of options, - and _ are the same.
 Exit codes: 0 done, 1 trials failed, a replay differs or a study could not finish, 2 refused, 130 interrupted.
 
 Spaces:"""
-
-_UNPACKED = "working_dir_files"
-"""The folder in which Ray unpacks the code of jobs, and from which it deletes that again."""
 
 _GOES_ON = "the same command with --resume goes on"
 
@@ -105,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
             sys.stdout.write(describe(study, request.question))
             return 0
         if study.address:
-            _require_reachable(study.address)
+            check_reachable(study.address)
         if study.storage is not None:
             check_storage(study, is_new=request.stored is None)
         if study.loggers:
@@ -216,9 +209,9 @@ def plan(request: Request) -> Study:
         _log.info("--confirm %d is cut to the study's %s besides the base config", options.confirm, others)
 
     trained = (*tried, base) if confirm else tried
-    _check_objectives(options, sampler, base, trained)
+    check_objectives(options, sampler, base, trained)
     if request.stored is None:
-        _check_scheduler(options, tried)
+        check_scheduler(options, tried)
     if options.confirm:
         require(
             bool(space.domains), "the space varies no field, so there is nothing for --confirm to compare"
@@ -228,7 +221,7 @@ def plan(request: Request) -> Study:
     gpus_per_worker = options.gpus_per_worker
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if gpus or options.address else 0.0
-    _check_machine(options, gpus_per_worker, len(gpus))
+    check_machine(options, gpus_per_worker, len(gpus))
     for num_samples in dict.fromkeys(config.evaluation.num_samples for config in trained):
         require(
             num_samples >= options.workers,
@@ -241,7 +234,7 @@ def plan(request: Request) -> Study:
             f"training.batch_size {batch_size} does not split evenly over {options.workers} workers",
         )
     storage = options.storage and _with_absolute_file(options.storage)
-    _check_kept(request, storage)
+    check_kept(None if request.remote else request.out, storage)
     datasets.check(base.data.name, base.data.dir)
 
     commit, dirty = manifest.commit()
@@ -428,98 +421,6 @@ def _grid_hashes(space: SearchSpace, base: TrialConfig, trials: int) -> Iterator
     if refused:
         left_out = plural(len(refused), "config")
         _log.info("%s of the grid cannot be and will be skipped: %s", left_out, refused[0])
-
-
-def _check_objectives(
-    options: StudyConfig, sampler: Sampler, base: TrialConfig, trained: Sequence[TrialConfig]
-) -> None:
-    """Refuse what several objectives, one that is measured late, or the data set rule out."""
-    has_one = len(datasets.DATASETS[base.data.name].modalities) == 1
-    for name in options.objectives:
-        samples = "attributes and no class" if name in OF_CLASSES else "a class and no attributes"
-        reason = (
-            "which has one modality" if has_one and name in OF_SEVERAL else f"whose samples have {samples}"
-        )
-        told = f"{name} is not measured on {base.data.name}, {reason}; choose other --objectives"
-        require(is_measured(name, base), told)
-    several, scheduler = len(options.objectives) > 1, options.scheduler or "none"
-    require(
-        not (several and sampler == "cmaes"),
-        "--sampler cmaes seeks one objective; choose another sampler, or name one of the --objectives",
-    )
-    require(
-        not (several and scheduler != "none"),
-        f"--scheduler {scheduler} judges by one objective; leave it out, or name one of the --objectives",
-    )
-    require(
-        not (several and options.confirm),
-        "--confirm ranks by one objective; leave it out, or name one of the --objectives",
-    )
-    for late in LATE_OBJECTIVES.intersection(options.objectives):
-        require(
-            scheduler == "none",
-            f"{late} is measured after the last epoch alone, too late for --scheduler {scheduler}; "
-            "leave it out, or choose other --objectives",
-        )
-        for config in trained:
-            draws = config.evaluation.importance_samples
-            require(draws > 0, f"{late} needs evaluation.importance_samples >= 1, got {draws}")
-
-
-def _check_scheduler(options: StudyConfig, tried: Sequence[TrialConfig]) -> None:
-    """Refuse a scheduler that would never be asked: a trial's last evaluation stops nothing."""
-    is_asked = any(config.evaluation.every < config.training.epochs for config in tried)
-    every, epochs = tried[0].evaluation.every, plural(tried[0].training.epochs, "epoch")
-    require(
-        options.scheduler in (None, "none") or is_asked,
-        f"--scheduler {options.scheduler} stops configs between evaluations, but evaluation.every {every} "
-        f"leaves only that of the last of {epochs}; choose a smaller --evaluation.every, or leave it out",
-    )
-
-
-def _check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) -> None:
-    """Refuse a Ray that cannot be had here, and workers for which this machine has no room.
-
-    Which room a cluster has shows when it is joined.
-    """
-    if options.address:
-        require(
-            not options.address.startswith("ray://"),
-            f"--address {options.address} is Ray's client, through which no study can run; give HOST:PORT of "
-            "the head on a machine of the cluster, or submit a job",
-        )
-        return
-    is_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    require(not is_job, "this is a job of a Ray cluster; add --address auto")
-    workers, cores = options.workers, os.cpu_count() or 1
-    advice = "take fewer, or join a cluster with --address"
-    cpus, gpus = plural(cores, "CPU"), plural(num_gpus, "GPU")
-    need = plural(workers * gpus_per_worker, "GPU")
-    require(workers <= cores, f"--workers {workers} is more than this machine's {cpus}; {advice}")
-    has_room = workers * gpus_per_worker <= num_gpus
-    require(has_room, f"the workers need {need}, this machine has {gpus}; {advice}")
-
-
-def _check_kept(request: Request, storage: str | None) -> None:
-    """Refuse to keep a study beside the code that a job has brought."""
-    places = {"--storage": storage or "", "--out": "" if request.remote else str(request.out)}
-    for option, place in places.items():
-        require(
-            _UNPACKED not in place.split("/"),
-            f"{option} would lie in the folder of this job's code, which Ray deletes; give it an absolute "
-            "path that every node sees",
-        )
-
-
-def _require_reachable(address: str) -> None:
-    """Raise ValueError where nothing listens; Ray itself would go on trying for minutes."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():  # "auto" and other names that Ray resolves
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise ValueError(f"no Ray cluster answers at {address} ({error}); check --address") from None
 
 
 class Notes(logging.StreamHandler[TextIO]):

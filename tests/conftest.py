@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from analysis import drawing
 from mmjsd.config import ModelConfig, ObjectiveConfig
 from mmjsd.data import Data, Modality, load
 from mmjsd.gaussian import Gaussian
@@ -91,6 +92,14 @@ def _tiny_networks(size: int) -> Networks:
         likelihood=lambda loc: Independent(Normal(loc, TINY_SCALE), 3),
         mean=lambda loc: loc,
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_fonts() -> Iterator[None]:
+    """Figures as PDF by fonts that take a quarter of the time to embed; the test of fonts has others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(drawing.STYLE, "pdf.fonttype", 3)
+        yield
 
 
 @pytest.fixture

@@ -12,12 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from analysis import figures, simplexes
-from analysis.drawing import _STYLE, broken, save, short_labels
+from analysis.drawing import STYLE, broken, save, short_labels
 from analysis.findings import find
 from analysis.reading import load
 from tests.synthetic import MODALITIES, grid, study_json, write_study
 
 LETTERS = st.text("abc_", max_size=8)
+
+FONT_TYPE = STYLE["pdf.fonttype"]
+"""Of the product; other tests have a quicker one."""
 
 
 def test_labels_leave_out_what_all_levels_begin_and_end_with():
@@ -61,7 +64,8 @@ def test_a_file_has_white_paper_and_in_a_page_there_is_none():
     assert "#ffffff" not in drawing.inline
 
 
-def test_files_are_the_same_again_and_the_pdf_has_its_fonts_in_it():
+def test_files_are_the_same_again_and_the_pdf_has_its_fonts_in_it(monkeypatch):
+    monkeypatch.setitem(STYLE, "pdf.fonttype", FONT_TYPE)
     drawing = figure_of("fonts")
     assert drawing.pdf.startswith(b"%PDF")
     assert b"/FontFile2" in drawing.pdf  # TrueType: publishers refuse Matplotlib's own Type 3
@@ -80,7 +84,7 @@ def painted(monkeypatch):
     known = {}
 
     def keep(name, title, caption, height, paint):
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(STYLE):
             known[name] = Figure(figsize=(8.2, height), layout="constrained")
             paint(known[name])
 

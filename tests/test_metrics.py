@@ -7,8 +7,11 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
+from mmjsd import metrics
 from mmjsd.batches import Pairs
 from mmjsd.classifiers import Classifier
 from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig, ObjectiveName
@@ -462,3 +465,19 @@ def test_of_classifiers_have_one_score_each_and_a_mean():
         ("classifier_average_precision", "left", "first", 0.7),
         ("classifier_average_precision", "left", "second", 0.9),
     ]
+
+
+def test_probes_are_fitted_by_one_thread_of_the_library_below(monkeypatch):
+    """Several wait for each other at every short step, and on a busy machine ten times as long."""
+    seen = []
+
+    class Watched(LogisticRegression):
+        def fit(self, x, y):
+            seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+            return super().fit(x, y)
+
+    monkeypatch.setattr(metrics, "LogisticRegression", Watched)
+    x, y = torch.randn(20, 3), torch.arange(20) % 2
+    with threadpool_limits(2):
+        metrics._linear_guesses(x, y, x, "x", {})
+    assert set(seen) == {1}
