@@ -338,7 +338,7 @@ def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawin
     line = "" if importances[0].low is None else "; line: the middle 95 % of what resampled replicates give"
     caption = (
         f"Bar: the share of variance over the space that a field explains by itself (fANOVA){line}. "
-        "Diamond: with all its interactions, as another forest has it (Sobol's total index)."
+        "Diamond: with all its interactions, as other trees have it (Sobol's total index)."
     )
     height = 1.1 + 0.42 * len(importances)
     return save("importance", "Which field matters how much", caption, height, paint)
