@@ -426,13 +426,10 @@ def _grid_hashes(space: SearchSpace, base: TrialConfig, trials: int) -> Iterator
 class Notes(logging.StreamHandler[TextIO]):
     """Writes to what standard output is at the time: a live display on a terminal takes its place."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        """Standard output."""
-        return sys.stdout
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one note."""
+        self.stream = sys.stdout
+        super().emit(record)
 
 
 def _is_unread(descriptor: int) -> bool:

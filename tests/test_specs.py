@@ -72,7 +72,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
 
     def make(draw: Callable[..., Any], **fields: Any) -> Data:
         described = {"modalities": (WAVE, GLYPH), "embedded": True, **fields}
-        monkeypatch.setitem(DATASETS, "own", DataSpec(name="own", **described))  # type: ignore[arg-type]
+        monkeypatch.setitem(DATASETS, "own", DataSpec(name="own", **described))
         monkeypatch.setattr(digits, "draw", draw)
         monkeypatch.setattr(faces, "draw", lambda split: draw("", split))
         return load("own")
