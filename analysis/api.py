@@ -20,11 +20,11 @@ from analysis.findings import (
     Column,
     ConfigFinding,
     Findings,
+    column_of,
     contrasts,
     estimates,
     find,
     front,
-    measured,
 )
 from analysis.importance import Importance, weigh
 from analysis.leaks import Leak, find_leaks, leak_drawing
@@ -192,7 +192,7 @@ class Study:
 
     def importance(self) -> pd.DataFrame:
         """One row a swept field, most important first: its share of variance, the ends of what other seeds
-        make of it, and its total share, interactions included, from permutation."""
+        make of it, and its total share, interactions included, by other trees (Sobol's total index)."""
         rows = [(each.name, each.share, each.low, each.high, each.total) for each in self.importances]
         return pd.DataFrame(rows, columns=["factor", "share", "low", "high", "total"])
 
@@ -247,7 +247,8 @@ class Study:
         )
 
     def leaks(self) -> pd.DataFrame:
-        """One row a modality and size of its subspace: how well a linear probe reads the class from it."""
+        """One row a modality and size of its subspace: how well a linear probe reads class or attributes from
+        it, and what a guess reaches."""
         rows = [
             (each.modality, size, estimate)
             for each in self.leakage
@@ -280,8 +281,7 @@ class Study:
         Raises:
             ValueError: if the study has no such figure; the message says which it has.
         """
-        further = (self.leak_drawing, self.claim_drawing, self.attribute_drawing)
-        known = {each.name: each for each in (*self.drawings, *further) if each}
+        known = {each.name: each for each in self.all_drawings}
         if name not in known:
             raise ValueError(f"no figure {name!r}; there are {', '.join(known) or 'none'}")
         return known[name]
@@ -290,6 +290,12 @@ class Study:
     def drawings(self) -> list[Drawing]:
         """The figures of effects and trade-offs, for the report."""
         return draw(self.findings, self.importances)
+
+    @property
+    def all_drawings(self) -> list[Drawing]:
+        """Every figure of the report."""
+        further = (self.leak_drawing, self.claim_drawing, self.attribute_drawing)
+        return [*self.drawings, *filter(None, further)]
 
     @cached_property
     def leak_drawing(self) -> Drawing | None:
@@ -316,22 +322,26 @@ class Study:
     def _column(self, key: str) -> Column:
         columns = {column.key: column for column in (*self.findings.columns, COST)}
         metrics = {quantity.metric for quantity in self.results.last if quantity.split == "test"}
-        further = {metric: measured(self.results, metric) for metric in sorted(metrics - columns.keys())}
+        further = {metric: column_of(self.results, metric) for metric in sorted(metrics - columns.keys())}
         columns |= {metric: column for metric, column in further.items() if column}
         if key not in columns:
             raise ValueError(f"no column {key!r}; there are {', '.join(columns)}")
         return columns[key]
 
 
-def load(*runs: Path | str) -> Study:
+def load(*runs: Path | str | Sequence[Path | str]) -> Study:
     """Read one run, or several to compare: their folders, on this machine or in object storage by URL.
 
+    Args:
+        runs: one by one, or as a list.
+
     Raises:
-        ReportError: if a folder has nothing to read, or two do not compare.
+        ReportError: if no run is given, a folder has nothing to read, or two do not compare.
         StoreError: if a results file is damaged.
         FilesError: if object storage cannot be read.
     """
-    return Study(read_runs(*runs))
+    folders = [run for each in runs for run in ([each] if isinstance(each, (Path, str)) else each)]
+    return Study(read_runs(*folders))
 
 
 def _quantities(quantities: Sequence[Quantity]) -> Columns:

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, save, what_bars_are
+from analysis.cells import Cell, Row, Table, in_brackets
+from analysis.drawing import INK, MARKERS, PALETTE, Drawing, bars, hint, save, what_bars_are
 from analysis.estimates import Estimate, pool
 from analysis.findings import Findings, estimates, leaders
 from analysis.paper import model_of, own_posterior
 from analysis.published import ATTRIBUTE_DATASET, ATTRIBUTE_PRECISION, Model
 from analysis.results import Config, Quantity, Results
-from analysis.tables import Cell, Row, Table, in_brackets
 from analysis.wording import fixed, plus_minus
 
 _PROBE, _GENERATION = "probe_average_precision", "average_precision"
@@ -84,7 +84,7 @@ def precision_table(findings: Findings) -> Table | None:
         "As the paper's Table 5: mean average precision over attributes",
         titles,
         tuple(rows),
-        groups,
+        tuple(group for group in groups if group[1]),
     )
 
 
@@ -122,7 +122,7 @@ def attribute_drawing(findings: Findings) -> Drawing | None:
                 drawn, *_ = axes.errorbar(
                     [each.value for each in known.values()],
                     [places[name] + shift for name in known],
-                    xerr=[*zip(*(each.bars for each in known.values()), strict=True)],
+                    xerr=bars(known.values()),
                     fmt=MARKERS[look % len(MARKERS)],
                     color=PALETTE[look % len(PALETTE)],
                     ms=3.5,
@@ -152,7 +152,7 @@ def attribute_drawing(findings: Findings) -> Drawing | None:
 
 def _columns(results: Results) -> list[_Column]:
     """As in the paper: probes of each modality and of all, then what is generated of one from the other."""
-    given = [*results.modalities, "+".join(sorted(results.modalities))]
+    given = dict.fromkeys((*results.modalities, "+".join(sorted(results.modalities))))
     probed = [_Column("joint" if "+" in each else each, _PROBE, each) for each in given]
     generated = [
         _Column(f"{source} → {target}", _GENERATION, source, target)

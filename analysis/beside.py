@@ -6,13 +6,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from analysis.cells import Cell, Row, Table, in_brackets
 from analysis.claims import CLAIMS, MARGIN, VERDICTS, Judgement
-from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, save
+from analysis.drawing import INK, MARKERS, PALETTE, Drawing, bars, hint, save
 from analysis.estimates import Estimate
 from analysis.paper import DEFINITIONS, Comparison, Sheet, Value, sheets
 from analysis.published import DATASET, MODELS
 from analysis.results import Config, Quantity
-from analysis.tables import Cell, Row, Table, in_brackets
 from analysis.wording import code, fixed, plural, signed
 
 
@@ -148,7 +148,7 @@ def _points(axes: Any, marks: Sequence[tuple[float, Judgement]], style: Mapping[
     drawn, *_ = axes.errorbar(
         [difference.value for difference in differences],
         [place for place, _ in marks],
-        xerr=[*zip(*(difference.bars for difference in differences), strict=True)],
+        xerr=bars(differences),
         ms=5,
         elinewidth=1.3,
         capsize=2,

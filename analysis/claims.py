@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, get_args
 
-from analysis.estimates import Estimate, Noise, estimate_difference, estimate_mean, pool
+from analysis.estimates import Estimate, Noise, differences, estimate_difference, estimate_mean, pool
 from analysis.paper import DEFINITIONS, Comparison, own_posterior
 from analysis.published import HARDER_IMAGE, TABLES, TITLES, Column, Model, printed
 from analysis.results import Config
@@ -141,7 +141,7 @@ def _measure(
         if not case.is_equality:
             return [sign * value for value in values.values()]
         others = comparison.averages(config, case.second.columns, posterior)
-        return [sign * (values[name] - others[name]) for name in values.keys() & others.keys()]
+        return [sign * each for each in differences(values, others)]
 
     groups = {
         config.config_hash: replicates(model, config)

@@ -1,9 +1,8 @@
 """What confirmations say: a run's best configs and its base config, judged on seeds that chose nothing."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from analysis.estimates import Estimate, Noise, compare, estimate_mean, pool
+from analysis.estimates import Estimate, differs_from_zero, estimate_difference, estimate_mean, pool
 from analysis.results import Config, Results
 
 
@@ -38,9 +37,8 @@ def confirmed(results: Results) -> tuple[Confirmed, ...]:
     quantity = results.objective
     groups = {config.config_hash: results.values(config, quantity) for config in results.confirmed}
     noise = pool(groups.values(), quantity.bounds)
-    earlier = {config.config_hash: results.values(config, quantity) for config in results.configs}
+    earlier = results.by_config(quantity)
     earlier_noise = pool(earlier.values(), quantity.bounds)
-    numbers = {config.config_hash: index + 1 for index, config in enumerate(results.configs)}
     bases = {config.run: groups[config.config_hash] for config in results.confirmed if config.is_base}
     rivals = sum(bool(groups[config.config_hash]) and not config.is_base for config in results.confirmed)
     rows = []
@@ -48,19 +46,16 @@ def confirmed(results: Results) -> tuple[Confirmed, ...]:
         values, base = groups[config.config_hash], bases.get(config.run)
         advantage, p_value = None, None
         if values and base and not config.is_base:
-            advantage, p_value = compare(values, base, noise, rivals)
+            advantage = estimate_difference(values, base, noise, rivals)
+            p_value = differs_from_zero(advantage, noise, rivals)
         rows.append(
             Confirmed(
                 config=config,
-                number=numbers.get(config.config_hash),
-                searched=_estimate(earlier, config, earlier_noise),
+                number=results.numbers.get(config.config_hash),
+                searched=estimate_mean(earlier.get(config.config_hash, ()), earlier_noise),
                 fresh=estimate_mean(values, noise),
                 advantage=advantage,
                 p_value=p_value,
             )
         )
     return tuple(rows)
-
-
-def _estimate(values: Mapping[str, list[float]], config: Config, noise: Noise) -> Estimate | None:
-    return estimate_mean(values.get(config.config_hash, []), noise)

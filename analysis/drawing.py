@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import takewhile
@@ -189,12 +189,11 @@ def plot_estimates(
 ) -> Any:
     """Means joined by a line, with their intervals where these can be known; the line."""
     values = [estimate.value for estimate in estimates]
-    bars = [*zip(*(estimate.bars for estimate in estimates), strict=True)]
     known = any(estimate.half_width is not None for estimate in estimates)
     return axes.errorbar(
         x,
         values,
-        yerr=bars if known else None,
+        yerr=bars(estimates) if known else None,
         color=colour,
         marker=marker,
         ms=6,
@@ -204,9 +203,25 @@ def plot_estimates(
     )[0]
 
 
+def bars(estimates: Iterable[Estimate]) -> list[tuple[float, ...]]:
+    """The error bars of Matplotlib: how far the intervals reach below the means, and above them."""
+    return [*zip(*(estimate.bars for estimate in estimates), strict=True)]
+
+
 def what_bars_are(*, known: bool) -> str:
     """The sentence of a caption on the bars of `plot_estimates`."""
     return "Bars: 95 % intervals." if known else "Intervals would need replicates."
+
+
+def draw_chance(axes: Any, chance: float | None) -> None:
+    """A dashed line at what a guess reaches, if that is known."""
+    if chance is not None:
+        axes.axhline(chance, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=1)
+
+
+def what_dashes_are(chance: float | None) -> str:
+    """What a caption ends with on the line of `draw_chance`."""
+    return "" if chance is None else " Dashed: a guess."
 
 
 def level_axis(axes: Any, factor: Factor) -> None:

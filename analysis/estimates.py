@@ -176,9 +176,14 @@ def estimate_means(
 def estimate_difference(
     first: Sequence[float], second: Sequence[float], noise: Noise, num_compared: int = 1
 ) -> Estimate:
-    """Mean of one config's replicates minus that of another's, intervals as in `estimate_mean`."""
-    factor = 1 / len(first) + 1 / len(second)
-    return _estimate(mean(first) - mean(second), factor, noise, len(first) + len(second), num_compared)
+    """Mean of one config's replicates minus that of another's, intervals as in `estimate_mean`.
+
+    The bounds of the quantity are none of a difference.
+    """
+    factor, count = 1 / len(first) + 1 / len(second), len(first) + len(second)
+    return _estimate(
+        mean(first) - mean(second), factor, Noise(noise.variance, noise.dof), count, num_compared
+    )
 
 
 def estimate_mean_of_configs(
@@ -190,28 +195,20 @@ def estimate_mean_of_configs(
     return _estimate(value, factor, noise, sum(len(group) for group in groups), num_compared)
 
 
-def differs_from_zero(estimate: Estimate, noise: Noise) -> float | None:
-    """Two-sided p-value of the estimate's t test against zero; None if its error cannot be known."""
+def differences(first: Mapping[str, float], second: Mapping[str, float]) -> list[float]:
+    """First minus second for each name, as of a trial, that both have, in the order of the first."""
+    return [value - second[name] for name, value in first.items() if name in second]
+
+
+def differs_from_zero(estimate: Estimate, noise: Noise, num_compared: int = 1) -> float | None:
+    """Two-sided p-value of the estimate's t test against zero, times `num_compared` (Bonferroni).
+
+    None if its error cannot be known.
+    """
     if estimate.standard_error is None:
         return None
-    return 2 * float(stats.t.sf(_ratio(estimate.value, estimate.standard_error), noise.dof))
-
-
-def compare(
-    first: Sequence[float], second: Sequence[float], noise: Noise, num_compared: int
-) -> tuple[Estimate, float | None]:
-    """Mean of one config's replicates minus that of another's, and the p-value of its t test against zero.
-
-    Interval and p-value are corrected for `num_compared` such differences (Bonferroni).
-    """
-    difference = mean(first) - mean(second)
-    count = len(first) + len(second)
-    if not noise.dof:
-        return Estimate(difference, None, None, count), None
-    error = sqrt(noise.variance * (1 / len(first) + 1 / len(second)))
-    width = error * float(stats.t.isf((1 - CONFIDENCE) / (2 * num_compared), noise.dof))
-    p_value = 2 * float(stats.t.sf(_ratio(difference, error), noise.dof))
-    return Estimate(difference, error, width, count), min(1.0, num_compared * p_value)
+    p_value = 2 * float(stats.t.sf(_ratio(estimate.value, estimate.standard_error), noise.dof))
+    return min(1.0, num_compared * p_value)
 
 
 def tied_with_best(

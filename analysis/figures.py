@@ -1,14 +1,11 @@
-"""The report's figures: interaction, main effects, importance, trade-offs, learning curves."""
+"""The figures of effects, trade-offs and learning curves; the report's others have modules of their own."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from math import ceil, log
+from math import ceil
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -19,6 +16,7 @@ from analysis.drawing import (
     MOST_VECTORS,
     PALETTE,
     Drawing,
+    bars,
     broken,
     hint,
     legend,
@@ -27,7 +25,6 @@ from analysis.drawing import (
     plot_estimates,
     save,
     scatter_trials,
-    shades,
     short_labels,
     what_bars_are,
 )
@@ -39,11 +36,12 @@ from analysis.findings import (
     FactorFinding,
     Findings,
     FrontPoint,
+    column_of,
     front,
-    measured,
 )
 from analysis.given import given_drawing
 from analysis.importance import Importance
+from analysis.parallel import parallel_drawing
 from analysis.results import Config, Factor, level_label
 from analysis.simplexes import draw_simplexes
 from analysis.wording import config_hint, fixed, p_text, plus_minus, signed
@@ -59,8 +57,8 @@ _MOST_CURVES = 60
 
 
 def draw(findings: Findings, importances: Sequence[Importance]) -> list[Drawing]:
-    """All figures that the study has data for, the most telling first."""
-    if not any(finding.estimates.get("objective") for finding in findings.configs):
+    """The figures of effects and trade-offs that the study has data for, the most telling first."""
+    if not any(finding.objective for finding in findings.configs):
         drawn = [_learning_curves(findings)]
     else:
         effects, simplexes = _main_effects(findings), list(draw_simplexes(findings))
@@ -68,7 +66,7 @@ def draw(findings: Findings, importances: Sequence[Importance]) -> list[Drawing]
             _interaction(findings),
             *([effects, *simplexes] if findings.effects else [*simplexes, effects]),
             _importance(findings, importances),
-            _parallel(findings),
+            parallel_drawing(findings),
             _trade_off(findings),
             *_further_trade_offs(findings),
             given_drawing(findings),
@@ -189,9 +187,9 @@ def _scatter_panel(axes: Any, findings: Findings, finding: FactorFinding) -> Non
     factor, found = finding.factor, finding.correlation
     assert found is not None
     points = [
-        (each, x, estimate)
+        (each, x, each.objective)
         for each in findings.configs
-        if (x := factor.value(each.config)) is not None and (estimate := each.estimates.get("objective"))
+        if (x := factor.value(each.config)) is not None and each.objective
     ]
     _scatter(axes, findings, points, {"color": PALETTE[0], "fmt": "o", "mfc": "none", "ms": 5})
     if factor.log:
@@ -224,7 +222,7 @@ def _further_trade_offs(findings: Findings) -> Iterator[Drawing | None]:
         ("likelihood", "log_likelihood", "the log-likelihood given all modalities, in nats per sample"),
         ("quality", "frechet_distance", "the Fréchet distance of images generated given nothing, summed up"),
     ):
-        column = measured(findings.results, metric)
+        column = column_of(findings.results, metric)
         if column and not any(each.metric == metric for each in findings.results.objectives[:2]):
             yield _plane(findings, name, column, f"{what}, on the test split")
 
@@ -274,6 +272,9 @@ def _plane(findings: Findings, name: str, column: Column, what: str) -> Drawing 
             f" With other seeds the same configs need not lie there: {len(sure)} of {len(leading)} "
             "would in at least 95 % of resampled studies."
         )
+    draws = " or ".join(map(str, findings.results.importance_samples))
+    if draws and any("log_likelihood" in each.metric for each in (*column.quantities, *objective.quantities)):
+        caption += f" The log-likelihood is estimated by importance sampling (K = {draws})."
     title = findings.results.objective.title.capitalize()
     return save(name, f"{title} against {column.title}", caption, 4.1, paint)
 
@@ -305,14 +306,12 @@ def _scatter(
     """Configs as points with their intervals, as long as they are few enough to be told apart."""
     x, y = [place for _, place, _ in points], [estimate for _, _, estimate in points]
     known = findings.noise.dof and len(findings.configs) <= MOST_VECTORS
-    bars = {
-        axis: [*zip(*(estimate.bars for estimate in estimates), strict=True)]
-        for axis, estimates in (("xerr", widths), ("yerr", y))
-        if known and estimates
+    errors = {
+        axis: bars(estimates) for axis, estimates in (("xerr", widths), ("yerr", y)) if known and estimates
     }
     many = len(findings.configs) > MOST_VECTORS
     values = [estimate.value for estimate in y]
-    drawn, *_ = axes.errorbar(x, values, elinewidth=0.9, capsize=0, rasterized=many, **bars, **style)
+    drawn, *_ = axes.errorbar(x, values, elinewidth=0.9, capsize=0, rasterized=many, **errors, **style)
     if not many:
         hint(drawn, [config_hint(finding, findings) for finding, _, _ in points])
 
@@ -342,95 +341,6 @@ def _importance(findings: Findings, importances: Sequence[Importance]) -> Drawin
     )
     height = 1.1 + 0.42 * len(importances)
     return save("importance", "Which field matters how much", caption, height, paint)
-
-
-def _parallel(findings: Findings) -> Drawing | None:
-    shown = [
-        (each, estimate.value) for each in findings.configs if (estimate := each.estimates.get("objective"))
-    ][:MOST_VECTORS]
-
-    def is_varied(factor: Factor) -> bool:
-        """Whether all that are shown have the field, and not all the same value of it."""
-        values = {factor.value(each.config) for each, _ in shown}
-        return len(values) > 1 and None not in values
-
-    factors = list(filter(is_varied, findings.results.factors))
-    if len(factors) < 3 or len(shown) < 3 or all(factor.levels for factor in factors):
-        return None
-    values = [value for _, value in shown]
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.grid(visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.spines["bottom"].set_visible(False)
-        palette = shades(lower_is_better=findings.results.lower_is_better)
-        colours = ScalarMappable(Normalize(min(values), max(values)), palette)
-        lines = colours.to_rgba(np.array(values))
-        ends = [
-            _unit_axis(axes, position, factor, [each.config for each, _ in shown])
-            for position, factor in enumerate(factors)
-        ]
-        for (each, _), colour in zip(reversed(shown), reversed(lines), strict=True):
-            heights = [
-                height(factor.value(each.config)) for factor, height in zip(factors, ends, strict=True)
-            ]
-            (line,) = axes.plot(
-                range(len(factors)),
-                heights,
-                color=colour,
-                lw=3 if each.is_best else 1.4,
-                alpha=1 if each.is_best else 0.7,
-            )
-            hint(line, [config_hint(each, findings)])
-        axes.set_xticks(range(len(factors)), [broken(factor.name, len(factors) + 1) for factor in factors])
-        axes.tick_params(axis="x", length=0, pad=14)
-        axes.set_yticks([])
-        axes.set_xlim(-0.25, len(factors) - 0.75)
-        axes.set_ylim(-0.08, 1.08)
-        figure.colorbar(colours, ax=axes, label=findings.results.objective.axis_label, shrink=0.8, pad=0.01)
-
-    most = f" The best {MOST_VECTORS}." if len(shown) == MOST_VECTORS else ""
-    label = findings.results.objective.label
-    caption = (
-        f"One line a config, orange where test {label} is good, blue where it is not; thick: the best.{most}"
-    )
-    return save("parallel_coordinates", "All fields at once", caption, 3.9, paint)
-
-
-def _unit_axis(axes: Any, position: int, factor: Factor, configs: Sequence[Config]) -> Callable[[Any], float]:
-    """Draw the vertical axis of one factor from 0 to 1; where on it a value lies."""
-
-    def raw(value: Any) -> float:
-        if factor.levels:
-            return float(factor.levels.index(value))
-        return log(value) if factor.log else float(value)
-
-    numbers = [raw(factor.value(config)) for config in configs]
-    low, high = min(numbers), max(numbers)
-    axes.plot([position, position], [0, 1], color=INK, lw=0.8, zorder=0)
-    marked: Sequence[Any] = factor.levels
-    if not factor.levels:
-        marked = [choose(factor.value(config) for config in configs) for choose in (min, max)]
-    labels = dict(zip(marked, short_labels(marked), strict=True))
-
-    def height(value: Any) -> float:
-        return (raw(value) - low) / (high - low)
-
-    for value, label in labels.items():
-        if low <= raw(value) <= high:
-            place = {0.0: ((0, -4), "center", "top"), 1.0: ((0, 4), "center", "bottom")}
-            shift, across, along = place.get(height(value), ((5, 0), "left", "center"))
-            axes.annotate(
-                label,
-                (position, height(value)),
-                xytext=shift,
-                textcoords="offset points",
-                ha=across,
-                va=along,
-                fontsize=8,
-            )
-    return height
 
 
 def _learning_curves(findings: Findings) -> Drawing | None:

@@ -1,6 +1,6 @@
 """What a study found: configs with their estimates, effects of the factors, trade-offs."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -64,6 +64,10 @@ class Column:
         num_summed = len(self.quantities) if self.bounds[1] == 1 else 1
         return {name: value / num_summed for name, value in results.total(config, self.quantities).items()}
 
+    def by_config(self, results: Results) -> dict[str, list[float]]:
+        """One value a complete replicate of each config, by its hash."""
+        return {each.config_hash: [*self.values(each, results).values()] for each in results.configs}
+
 
 COST = Column("device_s", "device seconds", ())
 """What a trial costs."""
@@ -81,6 +85,11 @@ class ConfigFinding:
     is_best: bool
     tied: bool | None
     """Not significantly different from the best on the test split; None for the best, or if unknown."""
+
+    @property
+    def objective(self) -> Estimate | None:
+        """The study's objective on the test split."""
+        return self.estimates.get("objective")
 
 
 @dataclass(frozen=True)
@@ -171,25 +180,20 @@ class Findings:
 def find(results: Results) -> Findings:
     """Estimate everything that the report shows."""
     columns = tuple(_columns(results))
-    table = {
-        column.key: {
-            config.config_hash: list(column.values(config, results).values()) for config in results.configs
-        }
-        for column in columns
-    }
+    table = {column.key: column.by_config(results) for column in columns}
     means = {column.key: estimate_means(table[column.key], column.bounds) for column in columns}
     objective = table.get("objective", {})
     noise = pool(objective.values(), results.objective.bounds)
     ties = _ties(results, objective, noise)
     configs = tuple(
         ConfigFinding(
-            number=index + 1,
+            number=results.numbers[config.config_hash],
             config=config,
             estimates={key: found.get(config.config_hash) for key, found in means.items()},
-            is_best=index == 0 and config.validation is not None,
+            is_best=config is results.configs[0] and config.validation is not None,
             tied=ties.get(config.config_hash),
         )
-        for index, config in enumerate(results.configs)
+        for config in results.configs
     )
     factors = _factor_findings(results, objective, noise)
     return Findings(
@@ -204,6 +208,17 @@ def find(results: Results) -> Findings:
     )
 
 
+def grouped(
+    results: Results, quantities: Iterable[Quantity], title: Callable[[Quantity], str]
+) -> list[Column]:
+    """Columns of what was measured: of quantities that have the same title the sum, of shares the mean."""
+    found: dict[str, list[Quantity]] = {}
+    for quantity in quantities:
+        if results.last.get(quantity):
+            found.setdefault(title(quantity), []).append(quantity)
+    return [Column(name, name, tuple(own)) for name, own in found.items()]
+
+
 def estimates(results: Results, quantity: Quantity) -> dict[str, Estimate]:
     """Each config's mean of a quantity, by config hash, with the noise pooled over all configs."""
     return estimate_means(results.by_config(quantity), quantity.bounds)
@@ -212,12 +227,12 @@ def estimates(results: Results, quantity: Quantity) -> dict[str, Estimate]:
 def leaders(
     replicates: Mapping[str, Sequence[float]], noise: Noise | None = None, *, lower_is_better: bool = False
 ) -> set[str]:
-    """Names of the replicates with the best mean, and of those that cannot be told from it.
+    """Names of the replicates with the best mean, and of those that cannot be told from it; none if all are.
 
     By the noise that the intervals beside them have, where others tell of it too, else by their own.
     """
     values = {name: each for name, each in replicates.items() if each}
-    if len(values) < 2:
+    if not values:
         return set()
     choose = min if lower_is_better else max
     means = {name: mean(each) for name, each in values.items()}
@@ -225,7 +240,7 @@ def leaders(
     others = [name for name in values if name != best]
     ties = tied_with_best(values[best], [values[name] for name in others], noise or pool(values.values()))
     alike = {name for name, tied in zip(others, ties, strict=True) if tied or means[name] == means[best]}
-    return {best} | alike
+    return {best} | alike if len(alike) < len(others) else set()
 
 
 def contrasts(results: Results) -> list[Contrast]:
@@ -233,8 +248,7 @@ def contrasts(results: Results) -> list[Contrast]:
     found, noises = [], []
     for quantity in results.last:
         other = quantity._replace(posterior="mixture")
-        told = quantity.target in quantity.given.split("+") and quantity.target
-        told = told or quantity.attribute
+        told = quantity.is_of_given or quantity.attribute
         if quantity.posterior != "product" or quantity.split != "test" or told or other not in results.last:
             continue
         first, second = results.last[quantity], results.last[other]
@@ -285,7 +299,7 @@ def front(findings: Findings, x: Column, y: Column) -> list[FrontPoint]:
     return points
 
 
-def measured(results: Results, metric: str) -> Column | None:
+def column_of(results: Results, metric: str) -> Column | None:
     """A metric of the test split, given all modalities or nothing: of all together, else of each."""
     every = results.find(metric, "+".join(sorted(results.modalities))) or results.find(metric)
     each = (Quantity(metric, target=name) for name in results.modalities)

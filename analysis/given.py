@@ -6,19 +6,20 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from analysis.drawing import (
-    INK,
     MARKERS,
     PALETTE,
     Drawing,
     broken,
+    draw_chance,
     hint,
     plot_estimates,
     save,
     short_labels,
     what_bars_are,
+    what_dashes_are,
 )
 from analysis.estimates import Estimate, estimate_means
-from analysis.findings import Column, ConfigFinding, Findings
+from analysis.findings import ConfigFinding, Findings, grouped
 from analysis.results import Quantity, Results
 from analysis.wording import plus_minus
 
@@ -39,8 +40,7 @@ def given_drawing(findings: Findings) -> Drawing | None:
         for axes, (metric, found) in zip(grid, panels.items(), strict=True):
             for index, (label, each) in enumerate(lines.items()):
                 _line(axes, found, label, each, index, 0.06 * (index - (len(lines) - 1) / 2))
-            if results.chance is not None:
-                axes.axhline(results.chance, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=1)
+            draw_chance(axes, results.chance)
             axes.set_xticks(sorted(found))
             axes.set(xlabel="number of given modalities", ylabel=metric)
         figure.legend(
@@ -48,11 +48,10 @@ def given_drawing(findings: Findings) -> Drawing | None:
         )
 
     of_each = " of each level of the factor with the largest effect" if title else ""
-    dashed = "" if results.chance is None else " Dashed: a guess."
     caption = (
         "Test split, mean over all subsets of as many modalities, given as the product of their posteriors, "
         f"and over all missing modalities that are generated. A line for the best config{of_each}. "
-        f"{what_bars_are(known=findings.noise.dof > 0)}{dashed}"
+        f"{what_bars_are(known=findings.noise.dof > 0)}{what_dashes_are(results.chance)}"
     )
     return save("given", "What each further given modality brings", caption, 3.3, paint)
 
@@ -72,19 +71,17 @@ def _lines(findings: Findings) -> tuple[str, dict[str, ConfigFinding]]:
 
 def _by_number(results: Results, metric: str) -> dict[int, dict[str, Estimate]]:
     """By the number of given modalities the mean of what is not about a given one, by config hash."""
-    found: dict[int, list[Quantity]] = {}
-    for each in results.last:
-        given = each.given.split("+")
-        is_shown = (each.metric, each.split, each.attribute) == (metric, "test", "")
-        if is_shown and each.given and each.target not in given and each.posterior != "mixture":
-            found.setdefault(len(given), []).append(each)
-    estimates: dict[int, dict[str, Estimate]] = {}
-    for number in sorted(found):
-        column = Column(metric, metric, tuple(found[number]))
-        values = {each.config_hash: list(column.values(each, results).values()) for each in results.configs}
-        known = estimate_means(values, column.bounds)
-        estimates |= {number: known} if known else {}
-    return estimates
+    shown = [
+        each
+        for each in results.last
+        if (each.metric, each.split, each.attribute) == (metric, "test", "")
+        if each.given and not each.is_of_given and each.posterior != "mixture"
+    ]
+    columns = grouped(
+        results, sorted(shown, key=lambda each: each.num_given), lambda each: str(each.num_given)
+    )
+    found = {int(column.key): estimate_means(column.by_config(results), column.bounds) for column in columns}
+    return {number: known for number, known in found.items() if known}
 
 
 def _line(

@@ -59,7 +59,7 @@ class _Field:
 
     def encode(self, configs: Sequence[Config]) -> np.ndarray:
         """`[config, column]`: a level's position, or the number itself, its logarithm on a log scale."""
-        columns = [[_number(factor, config) for config in configs] for factor in self.factors]
+        columns = [[factor.position(factor.value(config)) for config in configs] for factor in self.factors]
         return np.array(columns).T
 
 
@@ -120,13 +120,6 @@ def _fields(results: Results, configs: Sequence[Config]) -> list[_Field]:
         if len(values) > 1 and None not in values:
             grouped.setdefault(factor.path, []).append(factor)
     return [_Field(results.swept[path], tuple(factors)) for path, factors in grouped.items()]
-
-
-def _number(factor: Factor, config: Config) -> float:
-    value = factor.value(config)
-    if factor.levels:
-        return float(factor.levels.index(value))
-    return float(np.log(value)) if factor.log else float(value)
 
 
 def _fanova(

@@ -7,7 +7,17 @@ from statistics import fmean
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.drawing import INK, MARKERS, PALETTE, Drawing, hint, plot_estimates, save, what_bars_are
+from analysis.drawing import (
+    MARKERS,
+    PALETTE,
+    Drawing,
+    draw_chance,
+    hint,
+    plot_estimates,
+    save,
+    what_bars_are,
+    what_dashes_are,
+)
 from analysis.estimates import CONFIDENCE, Estimate, estimate_mean_of_configs, pool, rank_correlation
 from analysis.findings import Findings
 from analysis.results import Config, Quantity, Results
@@ -139,8 +149,7 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
                     for size, estimate in each.by_size.items()
                 ],
             )
-        if results.chance is not None:
-            axes.axhline(results.chance, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        draw_chance(axes, results.chance)
         axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
         axes.set_xlim(-0.5, len(sizes) - 0.5)
         axes.set_ylim(bottom=0)
@@ -150,10 +159,9 @@ def leak_drawing(results: Results, leaks: Sequence[Leak]) -> Drawing | None:
 
     what, measure = what_is_read(results)
     bars = what_bars_are(known=any(each.mean.half_width is not None for each in leaks))
-    dashed = "" if results.chance is None else " Dashed: a guess."
     caption = (
         f"How well a linear probe reads {what} from each modality's own subspace, against its size, "
-        f"averaged over the other factors; test split. {bars}{dashed}"
+        f"averaged over the other factors; test split. {bars}{what_dashes_are(results.chance)}"
     )
     return save("leak", f"How much of {what} leaks into the subspaces", caption, 3.3, paint)
 

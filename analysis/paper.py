@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.estimates import Estimate, Noise, estimate_mean, pool
+from analysis.estimates import Estimate, differences, estimate_mean, pool
 from analysis.findings import estimates, leaders
 from analysis.published import DATASET, MODALITIES, MODELS, SAME_MODALITIES, TABLES, Column, Model, printed
 from analysis.results import Config, Quantity, Results
@@ -152,16 +152,15 @@ class Comparison:
         """
         columns = [column for table in TABLES for column in table.columns if column.metric == metric]
         proper = [column._replace(metric=DEFINITIONS[metric][0]) for column in columns]
-        differences: dict[str, list[float]] = {}
+        groups: dict[str, list[float]] = {}
         for model, configs in self.configs.items():
             for _, config in configs:
                 released = self.averages(config, columns, own_posterior(model))
                 defined = self.averages(config, proper, own_posterior(model))
-                both = released.keys() & defined.keys()
-                differences[config.config_hash] = [released[name] - defined[name] for name in both]
-        noise: Noise = pool(differences.values())
+                groups[config.config_hash] = differences(released, defined)
+        noise = pool(groups.values())
         found = {
-            entry.model: estimate_mean(differences[entry.config.config_hash], noise)
+            entry.model: estimate_mean(groups[entry.config.config_hash], noise)
             for entry in self.entries
             if entry.is_published
         }
@@ -175,10 +174,10 @@ def compare(results: Results) -> Comparison | None:
         return None
     for dataset in SAME_MODALITIES:
         configs: dict[Model, list[tuple[int, Config]]] = {}
-        for index, config in enumerate(results.configs):
+        for config in results.configs:
             model = model_of(config)
             if model and config.validation is not None and config.settings["data"]["name"] == dataset:
-                configs.setdefault(model, []).append((index + 1, config))
+                configs.setdefault(model, []).append((results.numbers[config.config_hash], config))
         if len(configs) > 1:
             return Comparison(results, dataset, letters, configs)
     return None

@@ -9,10 +9,11 @@ from functools import partial
 from glob import escape
 from typing import Any
 
+from analysis.cells import Cell, Row, Table
 from analysis.fields import leaves, overlaps
 from analysis.results import Results, Run, level_label
-from analysis.tables import Cell, Row, Table
 from analysis.wording import plural
+from study.files import Bucket, is_url
 
 
 def setting_rows(results: Results) -> list[tuple[str, str]]:
@@ -124,18 +125,20 @@ def queries(results: Results) -> str:
     quoted = partial(json.dumps, ensure_ascii=False)
     run, metric = results.runs[0].where, results.objective.metric
     runs = ", ".join(quoted(each.where) for each in results.runs)
-    pattern = escape(run)  # of a folder whose name has brackets, say
-    trials, parts = quoted(f"{run}/results/trials"), quoted(f"{pattern}/results/trials/*.parquet")
-    measurements = f"{pattern}/results/measurements/*.parquet".replace("'", "''")
-    sql = f"SELECT * FROM '{measurements}' WHERE metric = '{metric}'"
-    return "\n".join(
-        (
-            f"from analysis.api import load; load({runs}).pivot({quoted(metric)})",
-            f"import pandas; pandas.read_parquet({trials})",
-            f"import polars; polars.read_parquet({parts})",
+    folder, mark, settings = Bucket(run).url.partition("?") if is_url(run) else (run, "", "")
+    lines = [
+        f"from analysis.api import load; load({runs}).pivot({quoted(metric)})",
+        f"import pandas; pandas.read_parquet({quoted(f'{folder}/results/trials{mark}{settings}')})",
+    ]
+    if not settings:  # which pandas alone takes from a URL
+        pattern = escape(folder)  # of a folder whose name has brackets, say
+        measurements = f"{pattern}/results/measurements/*.parquet".replace("'", "''")
+        sql = f"SELECT * FROM '{measurements}' WHERE metric = '{metric}'"
+        lines += [
+            f"import polars; polars.read_parquet({quoted(f'{pattern}/results/trials/*.parquet')})",
             f"import duckdb; duckdb.sql({quoted(sql)})",
-        )
-    )
+        ]
+    return "\n".join(lines)
 
 
 def _settings(run: Run, commit: str) -> Iterator[tuple[str, str]]:

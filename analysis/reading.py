@@ -32,10 +32,13 @@ def load(*runs: Path | str) -> Results:
     """Read one run, or several to compare: their folders, on this machine or in object storage by URL.
 
     Raises:
-        ReportError: if a folder has nothing that a report could be made of, or two do not compare.
+        ReportError: if no run is given, a folder has nothing that a report could be made of, or two do not
+            compare.
         StoreError: if a results file is damaged.
         FilesError: if object storage cannot be read.
     """
+    if not runs:
+        raise ReportError("no run is given; give the --out folder of study/run.py")
     folders = [local_run(run) for run in runs]
     labels = _labels(folders)
     sources = of_one_type(

@@ -27,6 +27,7 @@ from markupsafe import Markup, escape
 from analysis import beside, provenance, tables
 from analysis.api import Study, load
 from analysis.attributes import precision_table
+from analysis.cells import Table
 from analysis.claims import MARGIN
 from analysis.drawing import Drawing
 from analysis.findings import Findings
@@ -34,7 +35,6 @@ from analysis.importance import MOST_NOISE, noise_share
 from analysis.leaks import leak_sentences
 from analysis.reading import ReportError
 from analysis.results import Trial
-from analysis.tables import Table
 from analysis.wording import answer, describe, duration, fixed, plural, plus_minus, winner
 from study.files import FilesError, is_url
 from study.store import StoreError
@@ -104,8 +104,6 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
     folder = out or (Path(runs[0]) / "report" if is_own else Path("report"))
     grids = _sample_grids(study.findings)
     conditional = _conditional_samples(study.findings, grids)
-    further = (study.leak_drawing, study.claim_drawing, study.attribute_drawing)
-    drawings = [*study.drawings, *filter(None, further)]
     environment = _environment()
     context = _context(study, grids) | {"conditional": conditional}
     index = folder / "index.html"
@@ -115,7 +113,7 @@ def write_report(*runs: Path | str, out: Path | None = None) -> Path:
         text = environment.get_template("report.md").render(context)
         (folder / "report.md").write_text(text, encoding="utf-8")
         index.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
-        _write_figures(folder / "figures", drawings, [*grids, *conditional])
+        _write_figures(folder / "figures", study.all_drawings, [*grids, *conditional])
         _write_tables(folder / "tables", study, environment, context)
     except OSError as error:
         told = f"the report cannot be written to {folder} ({error.strerror}); choose another --out"
@@ -292,6 +290,7 @@ def _context(study: Study, grids: Sequence[SampleGrid]) -> dict[str, Any]:
         ],
         "running": results.running,
         "num_missing": results.num_missing,
+        "num_unmeasured": results.num_unmeasured,
         "noise_share": noise,
         "nothing_but_noise": len(results.swept) > 1 and noise is not None and noise > MOST_NOISE,
         "has_intervals": bool(findings.noise.dof),
@@ -302,6 +301,7 @@ def _context(study: Study, grids: Sequence[SampleGrid]) -> dict[str, Any]:
         "quoted_runs": shlex.join(run.where for run in results.runs),
         "queries": provenance.queries(results),
         "commands": provenance.commands(results),
+        "importance_samples": results.importance_samples,
         "commit": ", ".join(
             dict.fromkeys(
                 each for run in results.runs for each, _ in provenance.commits(results, run) if each
@@ -314,7 +314,7 @@ def _facts(findings: Findings) -> Iterator[tuple[str, str]]:
     """The numbers to see at first glance, each with what it is."""
     results, best = findings.results, findings.best
     decimals = results.objective.decimals
-    estimate, won = best.estimates.get("objective") if best else None, winner(findings)
+    estimate, won = best.objective if best else None, winner(findings)
     if won and won.fresh:
         yield plus_minus(won.fresh, decimals), f"test {results.objective.label} of the winner on fresh seeds"
     elif estimate:
@@ -352,10 +352,17 @@ def _notes(findings: Findings) -> Iterator[str]:
         if count:
             verb = "does" if count == 1 else "do"
             yield f"{plural(count, 'trial')} {fate} {verb} not count (see “What did not complete”)."
+    unmeasured = results.num_unmeasured
+    if unmeasured:
+        which, them = ("was stopped has", "it") if unmeasured == 1 else ("were stopped have", "them")
+        yield (
+            f"{plural(unmeasured, 'trial')} that completed or {which} no measurements: "
+            f"the study's command with --resume trains {them} again."
+        )
     if findings.best and not findings.noise.dof:
         yield (
-            "No config has two complete replicates, so the noise between seeds is unknown and configs "
-            "have no intervals."
+            f"No config has two complete replicates{' with measurements' * bool(unmeasured)}, so the noise "
+            "between seeds is unknown and configs have no intervals."
         )
     for path, others in results.aliases.items():
         if others:

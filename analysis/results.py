@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from functools import cached_property
+from math import inf, isfinite, log
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -40,6 +41,16 @@ class Quantity(NamedTuple):
     def axis_label(self) -> str:
         """The same with its unit, if it has one: "loss in nats per sample"."""
         return self.label + (f" in {UNITS[self.metric]}" if self.metric in UNITS else "")
+
+    @property
+    def num_given(self) -> int:
+        """Modalities that are given."""
+        return len(self.given.split("+")) if self.given else 0
+
+    @property
+    def is_of_given(self) -> bool:
+        """Whether its target was itself given."""
+        return self.target in self.given.split("+") if self.target else False
 
     @property
     def decimals(self) -> int:
@@ -265,6 +276,12 @@ class Factor:
             return value
         return value[self.index] if len(value) == self.size else None
 
+    def position(self, value: Any) -> float:
+        """Where a value lies on an axis: a level's place, or the number, its logarithm on a log scale."""
+        if self.levels:
+            return float(self.levels.index(value))
+        return log(value) if self.log else float(value)
+
 
 @dataclass(frozen=True)
 class Results:
@@ -310,6 +327,11 @@ class Results:
         """All ended trials."""
         return [trial for config in (*self.configs, *self.confirmed) for trial in config.trials]
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The rank of each config of the search, by its hash: the number by which a report calls it."""
+        return {config.config_hash: number for number, config in enumerate(self.configs, 1)}
+
     @property
     def chance(self) -> float | None:
         """What a guess reaches, at class or attributes; None if it is unknown or the runs differ."""
@@ -352,6 +374,20 @@ class Results:
         """Planned trials that have neither ended nor measured anything."""
         begun = Counter([*self.trial_rows["run"], *(each.run for each in self.running)])
         return sum(max(0, run.num_planned - begun[run.label]) for run in self.runs if not run.has_ended)
+
+    @cached_property
+    def num_unmeasured(self) -> int:
+        """Trials that were trained to the end, or stopped, whose measurements are gone."""
+        ended = self.trial_rows[self.trial_rows["state"].isin(("COMPLETE", "STOPPED"))]
+        measured = self.measurements[["run", "trial_id"]].drop_duplicates()
+        names, known = (set(zip(each["run"], each["trial_id"], strict=True)) for each in (ended, measured))
+        return len(names - known)
+
+    @property
+    def importance_samples(self) -> list[int]:
+        """By how many draws the configs' log-likelihoods are estimated, as far as configs tell."""
+        draws = (each.settings.get("evaluation", {}).get("importance_samples") for each in self.configs)
+        return sorted({number for number in draws if number})
 
     def values(self, config: Config, quantity: Quantity) -> list[float]:
         """One value a complete replicate that has it."""

@@ -21,10 +21,9 @@ def draw_simplexes(findings: Findings) -> Iterator[Drawing]:
     paths = dict.fromkeys(factor.path for factor in findings.results.factors if factor.index is not None)
     for number, path in enumerate(paths):
         points = [
-            (weights, estimate.value, each)
+            (weights, each.objective.value, each)
             for each in findings.configs
-            if isinstance(weights := each.config.params.get(path), tuple)
-            and (estimate := each.estimates.get("objective"))
+            if isinstance(weights := each.config.params.get(path), tuple) and each.objective
         ]
         sizes = {len(weights) for weights, _, _ in points}
         if len(points) < 3 or len(sizes) != 1:

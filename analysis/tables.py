@@ -1,80 +1,32 @@
-"""The report's tables, independent of how they are written: HTML, Markdown and LaTeX show the same cells."""
+"""The report's tables of configs, effects and scores."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from statistics import fmean
 
+from analysis.cells import Cell, Row, Table, bracket_cell, estimate_cell, in_brackets, p_cell
 from analysis.estimates import Estimate, estimate_means
-from analysis.findings import Column, ConfigFinding, FactorFinding, Findings, contrasts, estimates, leaders
+from analysis.findings import (
+    Column,
+    ConfigFinding,
+    FactorFinding,
+    Findings,
+    contrasts,
+    estimates,
+    grouped,
+    leaders,
+)
 from analysis.importance import Importance
 from analysis.leaks import leak_quantity, what_is_read
 from analysis.results import Quantity, Results, level_label, weight_names
-from analysis.wording import fixed, p_text, plural, plus_minus, signed
+from analysis.wording import fixed, plural, plus_minus, signed
 
 _MOST_COMPARED = 30
 """Configs that a table by subset shows, best first; tables/scores.csv has all."""
 
 _MOST_APART = 3
 """Modalities of which tables show every subset; of more they show means, as each doubles the subsets."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell; `sort` is what its column is sorted by, `share` in [0, 1] tints it."""
-
-    text: str
-    kind: str = "text"
-    sort: float | str | None = None
-    share: float | None = None
-    span: int = 1
-    muted: bool = False
-    bold: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """Cells, and whether the row stands out."""
-
-    cells: tuple[Cell, ...]
-    is_best: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Titles of the columns, optionally under groups of (title, number of columns), and rows."""
-
-    name: str
-    """Of its files."""
-
-    caption: str
-    titles: tuple[str, ...]
-    rows: tuple[Row, ...]
-    groups: tuple[tuple[str, int], ...] = ()
-    sortable: bool = False
-
-    @property
-    def full_titles(self) -> list[str]:
-        """The titles with their group's, for a table that has one line of titles."""
-        groups = [title for title, span in self.groups for _ in range(span)] or [""] * len(self.titles)
-        return [", ".join(filter(None, pair)) for pair in zip(groups, self.titles, strict=True)]
-
-    @property
-    def spans(self) -> list[tuple[int, int]]:
-        """First and last column, counted from one, of each group that has a title."""
-        spans, first = [], 1
-        for title, span in self.groups:
-            if title:
-                spans.append((first, first + span - 1))
-            first += span
-        return spans
-
-    @property
-    def alignment(self) -> str:
-        """LaTeX's letter for each column: numbers to the right."""
-        cells = self.rows[0].cells
-        return "".join(("r" if cell.kind in ("number", "count") else "l") * cell.span for cell in cells)
 
 
 def config_table(findings: Findings) -> Table | None:
@@ -89,16 +41,16 @@ def config_table(findings: Findings) -> Table | None:
         decimals = results.objective.decimals
         validated = "–" if validation is None else fixed(validation, decimals)
         cells = [
-            *config_cells(findings, each),
+            *_config_cells(findings, each),
             Cell(mark, sort={"best": 0, "tied": 1}.get(mark, 2)),
             Cell(validated, "number", validation),
-            *(_estimate_cell(each.estimates[column.key], column.decimals) for column in findings.columns),
+            *(estimate_cell(each.estimates[column.key], column.decimals) for column in findings.columns),
             _replicates_cell(each, results.num_replicates(each.config)),
             Cell(fixed(each.config.device_s, 1), "number", each.config.device_s),
         ]
         rows.append(Row(tuple(cells), each.is_best))
     measured = [column.title + _arrow(column) for column in findings.columns]
-    swept = config_titles(findings)
+    swept = _config_titles(findings)
     titles = (
         *swept,
         "best",
@@ -133,15 +85,15 @@ def confirmation_table(findings: Findings) -> Table | None:
         cells = [
             Cell(", ".join(names) or "–", "word", each.number or 0),
             *(_swept_cell(each.config.params.get(path)) for path in results.swept),
-            _estimate_cell(each.searched, decimals),
+            estimate_cell(each.searched, decimals),
             Cell("–" if validation is None else fixed(validation, decimals), "number", validation),
-            _estimate_cell(each.fresh, decimals),
+            estimate_cell(each.fresh, decimals),
             Cell(against, "number", gain.value if gain else None),
-            _p_cell(each.p_value),
+            p_cell(each.p_value),
             Cell(str(len(each.config.complete)), "number", len(each.config.complete)),
         ]
         rows.append(Row(tuple(cells), index == 0 and validation is not None))
-    fields = config_titles(findings)
+    fields = _config_titles(findings)
     titles = (*fields, "test", "validation", "test", "against the base, test", "p", "replicates")
     groups = (("", len(fields)), ("search", 1), ("fresh seeds", 5))
     caption = f"Confirmation with fresh seeds: {results.objective.label}"
@@ -164,7 +116,7 @@ def correlation_table(findings: Findings) -> Table | None:
             (
                 Cell(finding.factor.name, "code"),
                 Cell(signed(finding.correlation.rho, 2), "number"),
-                _p_cell(finding.correlation.p_value),
+                p_cell(finding.correlation.p_value),
                 Cell(str(finding.correlation.num_configs), "number"),
             )
         )
@@ -210,35 +162,37 @@ def coherence_table(findings: Findings) -> Table | None:
 
     Of many modalities the means by the size of the subset, and by the target.
     """
-    modalities = findings.results.modalities
+    results = findings.results
+    modalities = results.modalities
     generated = [
         Quantity("coherence", _posterior(subset), "+".join(sorted(subset)), target)
         for target in modalities
         for subset in _subsets(modalities)
         if target not in subset
     ]
-    random = findings.results.find("random_coherence")
+    random = results.find("random_coherence")
     groups = [("", [Column("random", "random", (random,))])] if random else []
-    if has_many_modalities(findings.results):
-        groups.append(("modalities given", _means(findings, generated, _num_given)))
-        groups.append(("modality generated", _means(findings, generated, lambda each: each.target)))
+    if has_many_modalities(results):
+        groups.append(("modalities given", grouped(results, generated, lambda each: str(each.num_given))))
+        groups.append(("modality generated", grouped(results, generated, lambda each: each.target)))
     else:
         for target in modalities:
             own = [each for each in generated if each.target == target]
-            groups.append((f"→ {target}", _means(findings, own, lambda each: each.given)))
+            groups.append((f"→ {target}", grouped(results, own, lambda each: each.given)))
     return _by_subset(findings, "coherence", "Coherence of what is generated", groups)
 
 
 def probe_table(findings: Findings) -> Table | None:
     """One row a config: the accuracy of a linear probe on the content of every subset, or by its size."""
+    results = findings.results
     probed = [
         Quantity("probe_accuracy", _posterior(subset), "+".join(sorted(subset)))
-        for subset in _subsets(findings.results.modalities)
+        for subset in _subsets(results.modalities)
     ]
-    if has_many_modalities(findings.results):
-        group = "modalities probed", _means(findings, probed, _num_given)
+    if has_many_modalities(results):
+        group = "modalities probed", grouped(results, probed, lambda each: str(each.num_given))
     else:
-        group = "probed", _means(findings, probed, lambda each: each.given)
+        group = "probed", grouped(results, probed, lambda each: each.given)
     return _by_subset(findings, "probe_accuracy", "Accuracy of a linear probe", [group])
 
 
@@ -255,14 +209,9 @@ def leak_table(findings: Findings) -> Table | None:
     for each in findings.configs:
         known = [by_config.get(each.config.config_hash) for by_config in found]
         if any(known):
-            cells = [
-                Cell("–", "number")
-                if estimate is None
-                else Cell(in_brackets(estimate, 3), "number", estimate.value, estimate.value)
-                for estimate in known
-            ]
-            rows.append(Row((*config_cells(findings, each), *cells)))
-    titles = config_titles(findings)
+            cells = [bracket_cell(estimate, tinted=True) for estimate in known]
+            rows.append(Row((*_config_cells(findings, each), *cells)))
+    titles = _config_titles(findings)
     groups = (("", len(titles)), (f"{measure} of a linear probe on the subspace of", len(quantities)))
     names = tuple(quantity.target for quantity in quantities)
     caption = f"What the subspaces know of {what}"
@@ -277,7 +226,7 @@ def posterior_table(findings: Findings) -> Table | None:
     """
     rows, results = [], findings.results
     for contrast in sorted(contrasts(results), key=lambda each: each.quantity.metric != "mean_coherence"):
-        is_small = contrast.quantity.given.count("+") + 2 < len(results.modalities)
+        is_small = contrast.quantity.num_given + 1 < len(results.modalities)
         if contrast.quantity.given and is_small and has_many_modalities(results):
             continue
         quantity, difference = contrast.quantity, contrast.difference
@@ -287,17 +236,12 @@ def posterior_table(findings: Findings) -> Table | None:
         cells = (
             Cell(quantity.title + target + given + _arrow(quantity)),
             Cell(f"{signed(difference.value, 3)}{width}", "number", difference.value),
-            _p_cell(contrast.p_value),
+            p_cell(contrast.p_value),
         )
         rows.append(Row(cells))
     titles = ("score", "product − mixture", "p")
     caption = "Product against mixture of the posteriors"
     return Table("posteriors", caption, titles, tuple(rows), sortable=True) if rows else None
-
-
-def _arrow(measured: Column | Quantity) -> str:
-    """What follows the name of something that improves downwards."""
-    return "\N{NO-BREAK SPACE}↓" if measured.lower_is_better else ""
 
 
 def subset_table(findings: Findings) -> Table | None:
@@ -326,13 +270,8 @@ def subset_table(findings: Findings) -> Table | None:
             posteriors = ("product", "mixture") if len(subset) > 1 else ("",)
             for posterior in posteriors:
                 estimate = _estimate_of(findings, best, Quantity(metric, posterior, given, target))
-                span, muted = 2 // len(posteriors), target in subset
-                if estimate is None:
-                    cells.append(Cell("–", "number", span=span))
-                else:
-                    text = in_brackets(estimate, 3)
-                    share = min(1.0, max(0.0, estimate.value))
-                    cells.append(Cell(text, "number", estimate.value, share, span, muted))
+                span = 2 // len(posteriors)
+                cells.append(bracket_cell(estimate, tinted=True, span=span, muted=target in subset))
         rows.append(Row(tuple(cells)))
     groups = [
         ("", 1),
@@ -382,46 +321,27 @@ def judge_accuracies(findings: Findings) -> list[tuple[str, str]]:
     return [(target, fixed(fmean(each), 3)) for target, each in values if each]
 
 
-def _means(
-    findings: Findings, quantities: Sequence[Quantity], title: Callable[[Quantity], str]
-) -> list[Column]:
-    """Columns of what was measured: of quantities that have the same title the mean."""
-    found: dict[str, list[Quantity]] = {}
-    for quantity in quantities:
-        if findings.results.last.get(quantity):
-            found.setdefault(title(quantity), []).append(quantity)
-    return [Column(name, name, tuple(own)) for name, own in found.items()]
-
-
-def _num_given(quantity: Quantity) -> str:
-    return str(quantity.given.count("+") + 1)
-
-
 def _by_subset(
     findings: Findings, name: str, caption: str, groups: Sequence[tuple[str, Sequence[Column]]]
 ) -> Table | None:
-    """One row a config under groups of shares; bold: the best of a column, and what is tied with it.
-
-    Where all are tied, none is bold.
-    """
+    """One row a config under groups of shares; bold: what leads a column."""
     results = findings.results
     columns = [column for _, own in groups for column in own]
     if not any(quantity.metric == name for column in columns for quantity in column.quantities):
         return None
     found: list[tuple[dict[str, Estimate], set[str]]] = []
     for column in columns:
-        values = {each.config_hash: [*column.values(each, results).values()] for each in results.configs}
+        values = column.by_config(results)
         leading = leaders(values, lower_is_better=column.lower_is_better)
-        is_led = any(values[each] for each in values.keys() - leading)
-        found.append((estimate_means(values, column.bounds), leading if is_led else set()))
+        found.append((estimate_means(values, column.bounds), leading))
     rows = []
     for each in findings.configs[:_MOST_COMPARED]:
         config_hash = each.config.config_hash
         cells = [
-            _bracket_cell(means.get(config_hash), bold=config_hash in leading) for means, leading in found
+            bracket_cell(means.get(config_hash), bold=config_hash in leading) for means, leading in found
         ]
-        rows.append(Row((*config_cells(findings, each), *cells)))
-    swept = config_titles(findings)
+        rows.append(Row((*_config_cells(findings, each), *cells)))
+    swept = _config_titles(findings)
     titles = (*swept, *(column.title for column in columns))
     shown = [("", len(swept)), *((title, len(own)) for title, own in groups if own)]
     return Table(name, caption, titles, tuple(rows), tuple(shown), sortable=True)
@@ -444,7 +364,7 @@ def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
     yield Cell(level_label(effect.best.level))
     yield Cell(level_label(effect.worst.level))
     yield Cell(f"{signed(effect.difference, decimals)} {width}", "number")
-    yield _p_cell(effect.p_value)
+    yield p_cell(effect.p_value)
     if not effect.matched:
         yield Cell("between configs")
     else:
@@ -452,12 +372,17 @@ def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
         yield Cell(f"within {plural(effect.best.num_configs, 'setting')}{left_out}")
 
 
-def config_titles(findings: Findings) -> list[str]:
+def _arrow(measured: Column | Quantity) -> str:
+    """What follows the name of something that improves downwards."""
+    return "\N{NO-BREAK SPACE}↓" if measured.lower_is_better else ""
+
+
+def _config_titles(findings: Findings) -> list[str]:
     """Titles of the columns that tell a config: its number and its swept fields."""
     return ["#", *(_swept_title(findings, path, name) for path, name in findings.results.swept.items())]
 
 
-def config_cells(findings: Findings, finding: ConfigFinding) -> list[Cell]:
+def _config_cells(findings: Findings, finding: ConfigFinding) -> list[Cell]:
     """A config's number and its swept fields."""
     params = (finding.config.params.get(path) for path in findings.results.swept)
     return [Cell(str(finding.number), "number", finding.number), *map(_swept_cell, params)]
@@ -486,25 +411,6 @@ def _replicates_cell(finding: ConfigFinding, planned: int) -> Cell:
     return Cell(f"{complete} of {max(planned, len(finding.config.trials))}{states}", "count", complete)
 
 
-def _estimate_cell(estimate: Estimate | None, decimals: int) -> Cell:
-    if estimate is None:
-        return Cell("–", "number")
-    text = plus_minus(estimate, decimals) + (" ± n/a" if estimate.half_width is None else "")
-    return Cell(text, "number", estimate.value)
-
-
-def _bracket_cell(estimate: Estimate | None, *, bold: bool) -> Cell:
-    if estimate is None:
-        return Cell("–", "number")
-    return Cell(in_brackets(estimate, 3), "number", estimate.value, bold=bold)
-
-
-def _p_cell(p_value: float | None) -> Cell:
-    """A p-value under a title that says so."""
-    text = "–" if p_value is None else p_text(p_value).removeprefix("p ").removeprefix("= ")
-    return Cell(text, "number", p_value)
-
-
 def _subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for size in range(1, len(modalities) + 1):
         yield from combinations(modalities, size)
@@ -513,9 +419,3 @@ def _subsets(modalities: Sequence[str]) -> Iterator[tuple[str, ...]]:
 def _estimate_of(findings: Findings, finding: ConfigFinding, quantity: Quantity) -> Estimate | None:
     """A config's mean, its standard error from the variance pooled over all configs."""
     return estimates(findings.results, quantity).get(finding.config.config_hash)
-
-
-def in_brackets(estimate: Estimate, decimals: int) -> str:
-    """A mean and its standard error: 0.774 (0.012)."""
-    error = "n/a" if estimate.standard_error is None else fixed(estimate.standard_error, decimals)
-    return f"{fixed(estimate.value, decimals)} ({error})"

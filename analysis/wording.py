@@ -30,7 +30,7 @@ def _best_sentences(findings: Findings) -> list[str]:
             return ["Nothing can be said yet: no trial has ended."]
         counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         return [f"No config can be called best: no trial completed: {counts} (see “What did not complete”)."]
-    estimate = best.estimates.get("objective")
+    estimate = best.objective
     ranked = [finding for finding in findings.configs if finding.config.validation is not None]
     so_far = " so far" if results.running or results.num_missing else ""
     chosen = (
@@ -163,9 +163,10 @@ def _effect_sentences(findings: Findings) -> list[str]:
             sentences.append(f"No {kind} goes significantly with {label}; {closest}.")
     if not sentences and findings.best and findings.results.factors:
         yet = "" if all(run.has_ended for run in findings.results.runs) else " yet"
-        means = [mean.value for each in findings.configs if (mean := each.estimates.get("objective"))]
+        means = [mean.value for each in findings.configs if (mean := each.objective)]
         is_flat = len(means) > 3 and len(set(means)) == 1
-        why = "all configs score the same" if is_flat else "too few configs have completed"
+        lacking = "have measurements" if findings.results.num_unmeasured else "have completed"
+        why = "all configs score the same" if is_flat else f"too few configs {lacking}"
         told = f"Effects of the swept fields cannot be told{yet}: {why}."
         sentences.append(told)
     return sentences
@@ -252,7 +253,7 @@ def describe(config: Config, results: Results) -> str:
 
 def config_hint(finding: ConfigFinding, findings: Findings) -> str:
     """A config in one line, for the pointer: "config 3: beta = 2.5; mean coherence 0.774 ± 0.118"."""
-    objective, label = finding.estimates.get("objective"), findings.results.objective.label
+    objective, label = finding.objective, findings.results.objective.label
     fields = describe(finding.config, findings.results).replace("`", "")
     number = f"; {label} {plus_minus(objective, findings.results.objective.decimals)}" if objective else ""
     return f"config {finding.number}: {fields}{number}"

@@ -26,7 +26,7 @@ from mmjsd.classifiers import load_classifiers
 from mmjsd.config import EvaluationConfig, ModelConfig, ObjectiveConfig, TrainingConfig
 from mmjsd.model import MultimodalVae
 from mmjsd.train import fit
-from study.tuner import ALLOCATOR
+from study.joining import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parents[1]
 

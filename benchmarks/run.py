@@ -1,9 +1,9 @@
 """How near the machine's limit training is, and against whom: python benchmarks/run.py [--against OLD.json]
 
 Whatever is compared runs in turns, and ratios of medians are told, since machines are noisy. What is ours
-runs as in a trial's process, with its allocator (`study.tuner.ALLOCATOR`); what others would run in a process
-of its own, with the system's. Sections (`--only step,memory`), all at the paper's sizes on the embedded
-digits, whose shapes are those of MNIST-SVHN-Text:
+runs as in a trial's process, with its allocator (`study.joining.ALLOCATOR`); what others would run in a
+process of its own, with the system's. Sections (`--only step,memory`), all at the paper's sizes on the
+embedded digits, whose shapes are those of MNIST-SVHN-Text:
 
     step          one step of 256 samples against the same model as the authors' code trains it (torch's own
                   convolutions, channels first, one kernel after the other), with their allocator and with
@@ -43,6 +43,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
 import psutil
 import torch
@@ -59,7 +60,7 @@ from mmjsd.objective import draw, elbo
 from mmjsd.train import Member, fit, fit_pack
 from study import store
 from study.config import PRESETS
-from study.tuner import ALLOCATOR
+from study.joining import ALLOCATOR
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, ROUNDS, STEPS = 256, 7, 4
@@ -465,11 +466,10 @@ def together(count: int, threads: int) -> float:
     """Samples a second of so many trainings of as many threads each, all at a time."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(count), context.Queue()
-    environment = {"OMP_NUM_THREADS": str(threads)}
-    os.environ |= environment
     processes = [context.Process(target=_train, args=(ready, results, threads)) for _ in range(count)]
-    for process in processes:
-        process.start()
+    with mock.patch.dict(os.environ, OMP_NUM_THREADS=str(threads)):  # read as a process starts
+        for process in processes:
+            process.start()
     rate = sum(results.get() for _ in processes)
     for process in processes:
         process.join()

@@ -38,6 +38,10 @@ _SHORT = dict(pair.split("=") for pair in _LETTERS.split())
 """Their long names by sbatch's letters."""
 
 
+_TIME = r"(\d+-)?\d+(:\d+){0,2}|infinite|unlimited"
+"""Minutes and M:S, H:M:S, or after days H, H:M and H:M:S."""
+
+
 def check_slurm(path: Path, text: str) -> Iterator[Finding]:
     """Every check of a batch script."""
     options = _options(text)
@@ -88,6 +92,8 @@ def _unknown(options: Mapping[str, str]) -> Iterator[str]:
     for needed in ("nodes", "time", "cpus-per-task"):
         if needed not in options:
             yield f"#SBATCH --{needed} is missing"
+    if "time" in options and not re.fullmatch(_TIME, options["time"], re.IGNORECASE):
+        yield f"#SBATCH --time cannot be {options['time']!r}; expected minutes, H:MM:SS or days-H:MM:SS"
 
 
 def _nodes(options: Mapping[str, str]) -> Iterator[str]:

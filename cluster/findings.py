@@ -47,6 +47,11 @@ NEARLY = 0.8
 """How alike, from 0 to 1, a name is to one that it misspells, and mostly not to another that is new."""
 
 
+def free(names: str) -> dict[str, Any]:
+    """These names, below which anything may stand; for `unknown_keys`."""
+    return dict.fromkeys(names.split())
+
+
 def unknown_keys(
     settings: Any, known: Mapping[str, Any], where: str, is_complete: bool = True
 ) -> Iterator[str]:

@@ -4,21 +4,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.findings import Finding, placeholders, run_checks, unknown_keys
+from cluster.findings import Finding, free, placeholders, run_checks, unknown_keys
 
-
-def _free(names: str) -> dict[str, None]:
-    """Fields below which anything may stand."""
-    return dict.fromkeys(names.split())
-
-
-_CONTAINER = _free(
+_CONTAINER = free(
     "name image imagePullPolicy command args env envFrom ports volumeMounts volumeDevices lifecycle "
     "livenessProbe readinessProbe startupProbe securityContext workingDir resizePolicy restartPolicy "
     "restartPolicyRules stdin stdinOnce terminationMessagePath terminationMessagePolicy tty"
-) | {"resources": _free("requests limits claims")}
+) | {"resources": free("requests limits claims")}
 
-_POD = _free(
+_POD = free(
     "serviceAccountName automountServiceAccountToken nodeSelector affinity tolerations volumes "
     "topologySpreadConstraints imagePullSecrets securityContext priorityClassName schedulerName "
     "runtimeClassName restartPolicy terminationGracePeriodSeconds activeDeadlineSeconds dnsPolicy dnsConfig "
@@ -27,29 +21,29 @@ _POD = _free(
     "schedulingGates serviceAccount setHostnameAsFQDN shareProcessNamespace subdomain"
 ) | {"containers": _CONTAINER, "initContainers": _CONTAINER}
 
-_GROUP = _free("rayStartParams resources labels") | {"template": {"metadata": None, "spec": _POD}}
+_GROUP = free("rayStartParams resources labels") | {"template": {"metadata": None, "spec": _POD}}
 
-_CLUSTER = _free(
+_CLUSTER = free(
     "rayVersion enableInTreeAutoscaling gcsFaultToleranceOptions headServiceAnnotations managedBy suspend "
     "upgradeStrategy"
 ) | {
-    "authOptions": _free("mode secretName enableK8sTokenAuth"),
-    "autoscalerOptions": _free(
+    "authOptions": free("mode secretName enableK8sTokenAuth"),
+    "autoscalerOptions": free(
         "version idleTimeoutSeconds upscalingMode image imagePullPolicy resources env envFrom volumeMounts "
         "securityContext"
     ),
-    "headGroupSpec": _GROUP | _free("serviceType headService enableIngress"),
+    "headGroupSpec": _GROUP | free("serviceType headService enableIngress"),
     "workerGroupSpecs": _GROUP
-    | _free("groupName replicas minReplicas maxReplicas numOfHosts idleTimeoutSeconds suspend scaleStrategy"),
+    | free("groupName replicas minReplicas maxReplicas numOfHosts idleTimeoutSeconds suspend scaleStrategy"),
 }
 
-_JOB = _free(
+_JOB = free(
     "entrypoint runtimeEnvYAML jobId submissionMode entrypointResources entrypointNumCpus entrypointNumGpus "
     "metadata clusterSelector submitterPodTemplate submitterConfig shutdownAfterJobFinishes "
     "ttlSecondsAfterFinished activeDeadlineSeconds backoffLimit deletionStrategy managedBy suspend"
 ) | {"rayClusterSpec": _CLUSTER}
 
-_FIELDS = _free("apiVersion kind metadata") | {"spec": _JOB}
+_FIELDS = free("apiVersion kind metadata") | {"spec": _JOB}
 """Fields of KubeRay's API reference (1.6) and of Kubernetes' pods, of which there may be more; None: whatever
 stands below is free."""
 
@@ -74,6 +68,7 @@ def check_rayjob(settings: Mapping[str, Any]) -> Iterator[Finding]:
         "job": _job,
         "worker limits": _worker_limits,
         "image": _image,
+        "resources": _resources,
         "GPUs": _gpus,
         "disk": _disk,
         "ports": _ports,
@@ -132,6 +127,16 @@ def _image(settings: Mapping[str, Any]) -> Iterator[str]:
             yield "a container has no image; build one with cluster/Dockerfile"
         elif image.endswith(":latest"):
             yield f"image {image} may change while a study runs; give it a tag of its own"
+
+
+def _resources(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Kubernetes knows no others by a plain name; those of devices have a slash, as nvidia.com/gpu."""
+    known = free("cpu memory ephemeral-storage")
+    for name, container in _containers(settings):
+        for part in ("requests", "limits"):
+            own = container.get("resources", {}).get(part, {})
+            plain = {each: None for each in own if not re.search(r"/|^hugepages-", each)}
+            yield from unknown_keys(plain, known, f"{name}: {part}")
 
 
 def _gpus(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -106,10 +106,16 @@ def _schema(settings: Mapping[str, Any]) -> Iterator[str]:
         yield " ".join(str(error).split()) or type(error).__name__
 
 
+_SECRET = (
+    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b|BEGIN [A-Z ]*PRIVATE KEY|RAY_AUTH_TOKEN=\S"
+    r"|AWS_(SECRET_ACCESS_KEY|SESSION_TOKEN)=[\"']?[^\s\"'$]"  # $: the name of what stands elsewhere
+)
+
+
 def _secrets(settings: Mapping[str, Any]) -> Iterator[str]:
     """Credentials that stand in the file, which is read by more people than they are meant for."""
     for where, text in texts(settings):
-        if re.search(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b|BEGIN [A-Z ]*PRIVATE KEY|RAY_AUTH_TOKEN=\S", text):
+        if re.search(_SECRET, text):
             yield f"{where} holds a secret; keep it out of the file, in the environment or in {TOKEN}"
         elif where.endswith("gcp_credentials.credentials"):
             yield f"{where} holds a secret; log in with gcloud instead"

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cluster.findings import Check, unknown_keys
+from cluster.findings import NEARLY, Check, free, unknown_keys
 
 Settings = Mapping[str, Any]
 
@@ -30,71 +30,31 @@ NEEDED_GB = {
 DRIVER_GB = 50
 """What an image with driver and CUDA takes beyond a plain system."""
 
-_GCP = {
-    "name": None,
-    "machineType": None,
-    "disks": {
-        "boot": None,
-        "autoDelete": None,
-        "type": None,
-        "mode": None,
-        "deviceName": None,
-        "diskSizeGb": None,
-        "interface": None,
-        "source": None,
-        "architecture": None,
-        "diskEncryptionKey": None,
-        "forceAttach": None,
-        "guestOsFeatures": None,
-        "licenses": None,
-        "initializeParams": {
-            "diskSizeGb": None,
-            "diskType": None,
-            "diskName": None,
-            "sourceImage": None,
-            "sourceImageEncryptionKey": None,
-            "sourceSnapshot": None,
-            "sourceSnapshotEncryptionKey": None,
-            "labels": None,
-            "resourceManagerTags": None,
-            "resourcePolicies": None,
-            "storagePool": None,
-            "provisionedIops": None,
-            "provisionedThroughput": None,
-        },
+_GCP = free(
+    "name machineType networkInterfaces networkPerformanceConfig labels description minCpuPlatform "
+    "canIpForward confidentialInstanceConfig shieldedInstanceConfig deletionProtection displayDevice "
+    "hostname params reservationAffinity resourcePolicies advancedMachineFeatures "
+    "sourceInstanceTemplate sourceMachineImage"
+) | {
+    "disks": free(
+        "boot autoDelete type mode deviceName diskSizeGb interface source architecture diskEncryptionKey "
+        "forceAttach guestOsFeatures licenses"
+    )
+    | {
+        "initializeParams": free(
+            "diskSizeGb diskType diskName sourceImage sourceImageEncryptionKey sourceSnapshot "
+            "sourceSnapshotEncryptionKey labels resourceManagerTags resourcePolicies storagePool "
+            "provisionedIops provisionedThroughput"
+        )
     },
-    "guestAccelerators": {"acceleratorType": None, "acceleratorCount": None},
-    "scheduling": {
-        "automaticRestart": None,
-        "hostErrorTimeoutSeconds": None,
-        "instanceTerminationAction": None,
-        "localSsdRecoveryTimeout": None,
-        "maxRunDuration": None,
-        "nodeAffinities": None,
-        "onHostMaintenance": None,
-        "preemptible": None,
-        "provisioningModel": None,
-    },
-    "serviceAccounts": {"email": None, "scopes": None},
-    "networkInterfaces": None,
-    "networkPerformanceConfig": None,
-    "metadata": {"items": {"key": None, "value": None}},
-    "labels": None,
-    "tags": {"items": None},
-    "description": None,
-    "minCpuPlatform": None,
-    "canIpForward": None,
-    "confidentialInstanceConfig": None,
-    "shieldedInstanceConfig": None,
-    "deletionProtection": None,
-    "displayDevice": None,
-    "hostname": None,
-    "params": None,
-    "reservationAffinity": None,
-    "resourcePolicies": None,
-    "advancedMachineFeatures": None,
-    "sourceInstanceTemplate": None,
-    "sourceMachineImage": None,
+    "guestAccelerators": free("acceleratorType acceleratorCount"),
+    "scheduling": free(
+        "automaticRestart hostErrorTimeoutSeconds instanceTerminationAction localSsdRecoveryTimeout "
+        "maxRunDuration nodeAffinities onHostMaintenance preemptible provisioningModel"
+    ),
+    "serviceAccounts": free("email scopes"),
+    "metadata": {"items": free("key value")},
+    "tags": free("items"),
 }
 """Fields of Compute Engine's instances that a node config may set, of which there may be more; None: whatever
 stands below is free."""
@@ -130,6 +90,14 @@ _GCP_SEVERAL = {
     **{"g2-standard-24": 2, "g2-standard-48": 4, "g2-standard-96": 8},
     **{"g4-standard-48": 1, "g4-standard-96": 2, "g4-standard-192": 4, "g4-standard-384": 8},
 }
+
+_AWS_REGION = r"[a-z]{2,4}(-[a-z]+)?-(north|south|central|(north|south)?(east|west))-\d+"
+
+_GCP_KINDS = free(
+    "standard highmem highcpu highgpu megagpu ultragpu maxgpu edgegpu megamem ultramem hypermem custom micro "
+    "small medium"
+)
+"""What follows a family in the name of a machine type; there may be others."""
 
 UNKNOWN = -1
 """GPUs of a machine that has some, as its name says, but not how many."""
@@ -274,11 +242,14 @@ def _aws_ports(settings: Settings) -> Iterator[str]:
 
 def _aws_zone(settings: Settings) -> Iterator[str]:
     provider = settings["provider"]
-    if not provider.get("region"):
+    region = provider.get("region")
+    if not region:
         yield "provider.region is missing"
+    elif not re.fullmatch(_AWS_REGION, str(region)):
+        yield f"provider.region {region!r} is no region of AWS; expected one such as us-west-2"
     for zone in str(provider.get("availability_zone", "")).split(","):
-        if zone.strip() and not zone.strip().startswith(str(provider.get("region"))):
-            yield f"availability_zone {zone.strip()} does not lie in region {provider.get('region')}"
+        if zone.strip() and not zone.strip().startswith(str(region)):
+            yield f"availability_zone {zone.strip()} does not lie in region {region}"
 
 
 # Google Cloud ...
@@ -289,6 +260,12 @@ def _gcp_node_configs(settings: Settings) -> Iterator[str]:
         yield from unknown_keys(config, _GCP, f"{name}.node_config", is_complete=False)
         if not config.get("machineType"):
             yield f"{name}.node_config has no machineType"
+        machine = str(config.get("machineType"))
+        kind = f"{machine}-".split("-")[1]
+        guess = get_close_matches(kind, _GCP_KINDS, n=1, cutoff=NEARLY)
+        if guess and kind not in _GCP_KINDS:
+            meant = machine.replace(kind, guess[0])
+            yield f"{name}: machineType cannot be {machine!r}; did you mean {meant!r}?"
 
 
 def _gcp_credentials(settings: Settings) -> Iterator[str]:

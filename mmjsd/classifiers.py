@@ -1,7 +1,6 @@
 """The classifiers that judge what is generated: trained once per data set, on its training examples."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,11 +175,8 @@ def _tensor(values: Tensor) -> Tensor:
 
 
 def _save(classifier: Classifier, file: Path) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     metadata = {key: json.dumps(getattr(classifier, key)) for key in ("quality", "num_samples")}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in classifier.network.state_dict().items()}
-    write_tensors(temporary, tensors, metadata)
-    os.replace(temporary, file)
+    write_tensors(file, classifier.network.state_dict(), metadata)
 
 
 def _load(network: nn.Sequential, file: Path) -> Classifier | None:

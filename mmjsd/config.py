@@ -6,7 +6,7 @@ from math import isclose, isfinite
 from pathlib import Path
 from typing import Literal, get_args
 
-from mmjsd.data import Modality
+from mmjsd.specs import Modality
 
 ObjectiveName = Literal["mmjsd", "mvae", "mmvae", "mopoe", "mvtcae"]
 Fusion = Literal["mixture", "product"]

@@ -131,9 +131,7 @@ def _spec(name: str) -> DataSpec:
 
 def _prepared_folder(spec: DataSpec, files: Sources) -> Path:
     """Where the data set lies once prepared: a name that changes with its files or with how it is drawn."""
-    drawing = (faces.VERSION if spec.attributes else digits.VERSION) if spec.embedded else 0
-    own = f" {spec.version}" if spec.version else ""
-    fingerprint = hashlib.sha256(f"{_PREPARATION} {drawing}{own}".encode())
+    fingerprint = hashlib.sha256(f"{_PREPARATION} {spec.version}".encode())
     for path in (path for each in files.values() for path in each):
         try:
             with path.open("rb") as file:

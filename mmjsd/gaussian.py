@@ -66,31 +66,6 @@ def product(experts: Gaussian, weights: Float[Tensor, "expert *batch"]) -> Gauss
     return Gaussian(mu, logvar=-torch.logsumexp(log_precision, dim=0))
 
 
-def choose(
-    experts: Gaussian, weights: Float[Tensor, "expert *batch"], choice: Float[Tensor, " batch"]
-) -> Gaussian:
-    """One expert per sample, drawn by weight: the mixture Σ_j w_j q_j, one draw of j at a time.
-
-    Args:
-        experts: Gaussians stacked on axis 0, `[expert, batch, latent]`.
-        weights: w, `[expert]` or `[expert, batch]`; non-negative, of any positive sum. An expert
-            of weight zero is never chosen.
-        choice: uniform draws from [0, 1), one per sample; the cumulative weights' inverse maps
-            them to experts.
-    """
-    index = _chosen(weights, choice)[None, :, None].expand(1, *experts.mu.shape[1:])
-    return Gaussian(experts.mu.gather(0, index)[0], experts.logvar.gather(0, index)[0])
-
-
-def _chosen(
-    weights: Float[Tensor, "expert *batch"], choice: Float[Tensor, " batch"]
-) -> Int[Tensor, " batch"]:
-    """Which expert `choose` takes for each sample."""
-    # In float64 no product of a float32 below 1 with the total rounds up to the total.
-    cumulative = weights.double().cumsum(0).reshape(len(weights), -1)
-    return (choice.double() * cumulative[-1] >= cumulative[:-1]).sum(0)
-
-
 @dataclass(frozen=True)
 class Mixture:
     """Σ_k w_k q_k: experts stacked on axis 0, and their weights, which sum to one for each sample."""
@@ -101,15 +76,22 @@ class Mixture:
     """Of each expert the modalities of whose posteriors it is the product, where it is one."""
 
     def chosen(self, choice: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """Which expert `choose` takes for each sample."""
-        return _chosen(self.weights, choice)
+        """The expert of each sample, drawn by weight; one of weight zero never is.
+
+        Args:
+            choice: uniform draws from [0, 1), which the cumulative weights' inverse maps to experts.
+        """
+        # In float64 no product of a float32 below 1 with the total rounds up to the total.
+        cumulative = self.weights.double().cumsum(0)
+        return (choice.double() * cumulative[-1] >= cumulative[:-1]).sum(0)
 
     def choose(self, choice: Float[Tensor, " batch"] | None) -> Gaussian:
-        """One expert per sample, drawn as the function `choose` does; a single one needs no draw."""
+        """One expert per sample, as `chosen` draws it; a single one needs no draw."""
         if len(self.weights) == 1:
             return Gaussian(self.experts.mu[0], self.experts.logvar[0])
         assert choice is not None
-        return choose(self.experts, self.weights, choice)
+        index = self.chosen(choice)[None, :, None].expand(1, *self.experts.mu.shape[1:])
+        return Gaussian(self.experts.mu.gather(0, index)[0], self.experts.logvar.gather(0, index)[0])
 
     def log_prob(self, z: Float[Tensor, "*sample batch latent"]) -> Float[Tensor, "*sample batch"]:
         """log Σ_k w_k q_k(z) in nats: the density of the whole mixture, whichever expert z was drawn from."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmjsd.data import DataError
+from mmjsd.specs import DataError
 
 _BATCH = 50
 """Images at a time, which bounds the memory that they take once enlarged."""

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mmjsd.config import Fusion, ModelConfig, ObjectiveConfig, require
-from mmjsd.data import ALPHABET, Modality
 from mmjsd.gaussian import Gaussian, Mixture, product, stack, standard_like
 from mmjsd.networks import NETWORKS, Width, networks_of
+from mmjsd.specs import Modality
+from mmjsd.text import ALPHABET
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -299,17 +300,20 @@ def save(model: MultimodalVae, folder: Path) -> None:
         "model": json.dumps(dataclasses.asdict(model.config)),
         "objective": json.dumps(dataclasses.asdict(model.objective)),
     }
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    temporary = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-    write_tensors(temporary, tensors, description)
-    os.replace(temporary, folder / WEIGHTS_FILE)
+    write_tensors(folder / WEIGHTS_FILE, model.state_dict(), description)
 
 
 def write_tensors(
     file: Path, tensors: Mapping[str, Tensor], description: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file with the rights of any file; what the library writes is its owner's alone."""
-    file.write_bytes(to_bytes(dict(tensors), dict(description) if description else None))
+    """Write a safetensors file, which appears whole.
+
+    It has the rights of any file, whereas what the library writes is its owner's alone.
+    """
+    whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_bytes(to_bytes(whole, dict(description) if description else None))
+    os.replace(temporary, file)
 
 
 def load(path: Path | str) -> MultimodalVae:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mmjsd.data import Modality, decode_text
-from mmjsd.text import PADDING
+from mmjsd.specs import Modality
+from mmjsd.text import PADDING, decode_text
 
 Picture = npt.NDArray[np.uint8]
 """`[height, width, 3]`."""

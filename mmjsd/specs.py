@@ -123,9 +123,17 @@ _CELEBA_ATTRIBUTES = (
 DATASETS: Mapping[str, DataSpec] = {
     spec.name: spec
     for spec in (
-        DataSpec(name="digits", modalities=_DIGIT_MODALITIES, num_classes=10, embedded=True),
+        DataSpec(
+            name="digits", modalities=_DIGIT_MODALITIES, num_classes=10, embedded=True, version=digits.VERSION
+        ),
         DataSpec(name="mnist-svhn-text", modalities=_DIGIT_MODALITIES, num_classes=10),
-        DataSpec(name="faces", modalities=_FACE_MODALITIES, attributes=faces.ATTRIBUTES, embedded=True),
+        DataSpec(
+            name="faces",
+            modalities=_FACE_MODALITIES,
+            attributes=faces.ATTRIBUTES,
+            embedded=True,
+            version=faces.VERSION,
+        ),
         DataSpec(name="celeba", modalities=_FACE_MODALITIES, attributes=_CELEBA_ATTRIBUTES),
         *(
             DataSpec(
@@ -133,6 +141,7 @@ DATASETS: Mapping[str, DataSpec] = {
                 modalities=_PATTERNED_MODALITIES[:count],
                 num_classes=10,
                 embedded=True,
+                version=digits.VERSION,
             )
             for count in range(2, len(_PATTERNED_MODALITIES) + 1)
         ),

@@ -371,8 +371,8 @@ class _Optimizer:
 
     def _restore(self, number: int, state: TrainingState) -> None:
         for key, tensor in state.tensors.items():
-            if key not in ("generator", "generator_at_start", "losses"):
-                index, name = key.split(".")
+            index, _, name = key.partition(".")
+            if name:  # else it is no moment of a parameter
                 parameter = self._parameters[number][int(index)]
                 slab = self._slab(parameter)
                 if name not in self._adam.state[slab]:
@@ -412,7 +412,7 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save(model, temporary)
-    write_tensors(temporary / _STATE_FILE, {name: tensor.cpu() for name, tensor in state.tensors.items()})
+    write_tensors(temporary / _STATE_FILE, state.tensors)
     place = {"epoch": state.epoch, "step": state.step, "wall_s": state.wall_s}
     (temporary / _EPOCH_FILE).write_text(json.dumps({**place, "notes": dict(notes)}))
     shutil.rmtree(target, ignore_errors=True)

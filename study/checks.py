@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmjsd.config import require
-from mmjsd.data import DATASETS
 from study.config import (
     LATE_OBJECTIVES,
     OF_CLASSES,
@@ -17,6 +16,7 @@ from study.config import (
     is_measured,
 )
 from study.preview import plural
+from study.space import Cases, Choice, SearchSpace
 
 _UNPACKED = "working_dir_files"
 """The folder in which Ray unpacks the code of jobs, and from which it deletes that again."""
@@ -26,7 +26,7 @@ def check_objectives(
     options: StudyConfig, sampler: Sampler, base: TrialConfig, trained: Sequence[TrialConfig]
 ) -> None:
     """Refuse what several objectives, one that is measured late, or the data set rule out."""
-    has_one = len(DATASETS[base.data.name].modalities) == 1
+    has_one = len(base.modalities) == 1
     for name in options.objectives:
         samples = "attributes and no class" if name in OF_CLASSES else "a class and no attributes"
         reason = (
@@ -34,7 +34,7 @@ def check_objectives(
         )
         told = f"{name} is not measured on {base.data.name}, {reason}; choose other --objectives"
         require(is_measured(name, base), told)
-    several, scheduler = len(options.objectives) > 1, options.scheduler or "none"
+    several, scheduler = len(options.objectives) > 1, options.scheduler
     require(
         not (several and sampler == "cmaes"),
         "--sampler cmaes seeks one objective; choose another sampler, or name one of the --objectives",
@@ -63,10 +63,26 @@ def check_scheduler(options: StudyConfig, tried: Sequence[TrialConfig]) -> None:
     is_asked = any(config.evaluation.every < config.training.epochs for config in tried)
     every, epochs = tried[0].evaluation.every, plural(tried[0].training.epochs, "epoch")
     require(
-        options.scheduler in (None, "none") or is_asked,
+        options.scheduler == "none" or is_asked,
         f"--scheduler {options.scheduler} stops configs between evaluations, but evaluation.every {every} "
         f"leaves only that of the last of {epochs}; choose a smaller --evaluation.every, or leave it out",
     )
+
+
+def check_sampler(sampler: Sampler, space: SearchSpace) -> list[str]:
+    """Refuse CMA-ES where no field is a number: there it would be a random search.
+
+    Returns:
+        What the sampler draws at random in a space that has numbers too.
+    """
+    if sampler != "cmaes":
+        return []
+    unordered = [name for name, domain in space.domains.items() if isinstance(domain, (Choice, Cases))]
+    require(
+        len(unordered) < len(space.domains),
+        "--sampler cmaes seeks among numbers, of which the space varies none; choose tpe, or leave it out",
+    )
+    return unordered
 
 
 def check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) -> None:
@@ -90,6 +106,21 @@ def check_machine(options: StudyConfig, gpus_per_worker: float, num_gpus: int) -
     require(workers <= cores, f"--workers {workers} is more than this machine's {cpus}; {advice}")
     has_room = workers * gpus_per_worker <= num_gpus
     require(has_room, f"the workers need {need}, this machine has {gpus}; {advice}")
+
+
+def check_workers(workers: int, trained: Sequence[TrialConfig]) -> None:
+    """Refuse batches and evaluations of which each worker cannot have a share."""
+    for config in trained:
+        num_samples, batch_size = config.evaluation.num_samples, config.training.batch_size
+        require(
+            num_samples >= workers,
+            f"evaluation.num_samples {num_samples} are too few for {workers} workers; "
+            "raise it, or take fewer --workers",
+        )
+        require(
+            batch_size % workers == 0,
+            f"training.batch_size {batch_size} does not split evenly over {workers} workers",
+        )
 
 
 def check_kept(out: Path | None, storage: str | None) -> None:

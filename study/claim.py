@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def claimed(study: Study) -> Iterator[None]:
-    """The study, for this process alone: two that resume one study would train all twice.
+    """Keep the study to this process: two that resume it would train everything twice.
 
     Object storage has no locks: there a process writes a claim anew every 15 s, and takes over one that has
     not changed for twice that time. One that loses its claim all the same, since its machine slept, is
@@ -49,10 +49,10 @@ def claimed(study: Study) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"cannot write to {study.out}: {error.strerror}") from None
     try:
-        if study.remote is None:
+        if study.bucket_url is None:
             yield
             return
-        claim = _Claim(Bucket(study.remote))
+        claim = _Claim(Bucket(study.bucket_url))
         if not claim.take():
             raise ValueError(f"{taken}, as {claim.owner} says; wait until it ends, or choose another --out")
         with claim.kept():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from mmjsd.config import DataConfig, EvaluationConfig, ModelConfig, ObjectiveConfig, TrainingConfig, require
-from mmjsd.data import DATASETS
+from mmjsd.specs import DATASETS, DataSpec
 
 if TYPE_CHECKING:
     from study.space import SearchSpace
@@ -36,20 +36,29 @@ class TrialConfig:
     def __post_init__(self) -> None:
         known = ", ".join(DATASETS)
         require(self.data.name in DATASETS, f"unknown data set {self.data.name!r}; choose one of {known}")
-        modalities = [modality.name for modality in DATASETS[self.data.name].modalities]
-        expected = f"the modalities of {self.data.name} are {', '.join(modalities)}"
-        self.objective.resolved(DATASETS[self.data.name].modalities)
+        expected = f"the modalities of {self.data.name} are {', '.join(self.modalities)}"
+        self.objective.resolved(self.spec.modalities)
         for name, sizes in (
             ("model.style_dim", self.model.style_dim),
             ("objective.style_weights", self.objective.style_weights),
             ("objective.reconstruction_weights", self.objective.reconstruction_weights),
         ):
             if isinstance(sizes, dict):
-                require(set(sizes) == set(modalities), f"{name} names {', '.join(sizes)}; {expected}")
+                require(set(sizes) == set(self.modalities), f"{name} names {', '.join(sizes)}; {expected}")
+
+    @property
+    def spec(self) -> DataSpec:
+        """What the data set holds."""
+        return DATASETS[self.data.name]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the data set's modalities, in the model's order."""
+        return tuple(modality.name for modality in self.spec.modalities)
 
     def resolved(self) -> "TrialConfig":
         """The same trial with every default that depends on the data set or the objective written out."""
-        objective = self.objective.resolved(DATASETS[self.data.name].modalities)
+        objective = self.objective.resolved(self.spec.modalities)
         return dataclasses.replace(self, objective=objective)
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +87,6 @@ class TrialConfig:
         `model.style_dim.svhn` sets one modality's size and leaves the others at what they were.
         """
         known = field_paths(self)
-        names = [modality.name for modality in DATASETS[self.data.name].modalities]
         values, defaults = self.to_dict(), self.resolved().to_dict()
         for path, value in fields.items():
             if path not in known:
@@ -88,7 +96,7 @@ class TrialConfig:
             section, name, *modality = path.split(".")
             if modality:
                 old = defaults[section][name]
-                each = old if isinstance(old, dict) else dict.fromkeys(names, old)
+                each = old if isinstance(old, dict) else dict.fromkeys(self.modalities, old)
                 value = {**each, modality[0]: value}
             values[section][name] = defaults[section][name] = value
         return TrialConfig.from_dict(values)
@@ -101,7 +109,7 @@ class TrialConfig:
         """
         values = self.resolved().to_dict()
         del values["seed"], values["data"]["dir"]
-        modalities = len(DATASETS[self.data.name].modalities)
+        modalities = len(self.modalities)
         if self.evaluation.subsets_per_size >= comb(modalities, max(2, modalities // 2)):
             del values["evaluation"]["subsets_per_size"]
         sizes = values["model"]["style_dim"]
@@ -116,6 +124,9 @@ class TrialConfig:
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") >> 1
         return dataclasses.replace(self, seed=seed)
 
+
+GOES_ON = "the same command with --resume goes on"
+"""What to do where a study ended before its end."""
 
 FIRST_FRESH = 1000
 """The first replicate of a config's confirmation; so no seed is one of the search's, however that grows."""
@@ -138,7 +149,6 @@ def trial_id(config_hash: str, replicate: int) -> str:
 def field_paths(config: TrialConfig) -> tuple[str, ...]:
     """Every dotted path that a space or a command line may set, one modality's own size among them."""
     paths = []
-    modalities = [modality.name for modality in DATASETS[config.data.name].modalities]
     for section in dataclasses.fields(config):
         if section.name == "seed":
             continue
@@ -146,7 +156,7 @@ def field_paths(config: TrialConfig) -> tuple[str, ...]:
             path = f"{section.name}.{leaf.name}"
             paths.append(path)
             if "dict[str" in str(leaf.type):
-                paths += [f"{path}.{modality}" for modality in modalities]
+                paths += [f"{path}.{modality}" for modality in config.modalities]
     return tuple(paths)
 
 
@@ -163,7 +173,8 @@ Objective = Literal[
     "mean_probe_average_precision",
     "log_likelihood",
 ]
-"""What a study may maximise: a validation metric, given nothing or all modalities, these as their product."""
+"""A validation metric that a study may maximise. Where it depends on what is given, nothing is given or all
+modalities, fused by the product."""
 
 OF_CLASSES: frozenset[Objective] = frozenset({"mean_coherence", "random_coherence", "probe_accuracy"})
 """Those that are measured where samples have a class."""
@@ -180,14 +191,13 @@ LATE_OBJECTIVES: frozenset[Objective] = frozenset({"log_likelihood"})
 
 def own_objective(config: TrialConfig) -> Objective:
     """What a study maximises if it is not told: what generated samples are worth."""
-    return "mean_average_precision" if DATASETS[config.data.name].attributes else "mean_coherence"
+    return "mean_average_precision" if config.spec.attributes else "mean_coherence"
 
 
 def is_measured(objective: Objective, config: TrialConfig) -> bool:
     """Whether the config's data set has what the objective is about."""
-    spec = DATASETS[config.data.name]
-    absent = OF_CLASSES if spec.attributes else OF_ATTRIBUTES
-    return objective not in (absent if len(spec.modalities) > 1 else absent | OF_SEVERAL)
+    absent = OF_CLASSES if config.spec.attributes else OF_ATTRIBUTES
+    return objective not in (absent if len(config.modalities) > 1 else absent | OF_SEVERAL)
 
 
 def objective_curve(rows: Iterable[Mapping[str, Any]], metric: str) -> dict[int, float]:
@@ -269,8 +279,8 @@ class StudyConfig:
     """Short for --data.dir."""
 
     preset: Preset | None = None
-    """Size of the trials; paper is as published, with the space's weights of the objective. None: paper with
-    a GPU or --address, else laptop."""
+    """Size of the trials; paper is as published, with the space's weights of the objective.
+    None: paper with a GPU or --address, else laptop."""
 
     trials: int | None = None
     """Number of configs. None: all of a grid, 20 of another sampler."""
@@ -279,13 +289,13 @@ class StudyConfig:
     """Trainings of each config, each with its own seed."""
 
     objectives: tuple[Objective, ...] = ("mean_coherence",)
-    """What is maximised, on validation. Several, between spaces or commas, give a Pareto study: all count
-    alike, the first ranks. coherence is short for mean_coherence. Where samples have attributes and no class
-    it is mean_average_precision."""
+    """What is maximised, on validation; where samples have attributes and no class, mean_average_precision.
+    Several, between spaces or commas, give a Pareto study: all count alike, the first ranks.
+    coherence is short for mean_coherence."""
 
     confirm: int = 0
-    """After the search: train so many of its best configs and the base config with fresh seeds, and judge
-    by these alone."""
+    """After the search: so many of its best configs, and the base config, are trained with fresh seeds.
+    The report judges by these alone."""
 
     confirm_replicates: int | None = None
     """Trainings of each config that is confirmed. None: as many as --replicates."""
@@ -293,8 +303,8 @@ class StudyConfig:
     sampler: Sampler | None = None
     """Proposes the configs. None: grid if every varied field has a few values, else tpe."""
 
-    scheduler: Scheduler | None = None
-    """Stops unpromising configs early, by the mean of their replicates. None: none."""
+    scheduler: Scheduler = "none"
+    """Stops unpromising configs early, by the mean of their replicates."""
 
     workers: int = 1
     """Processes that train one trial together, data-parallel."""
@@ -306,8 +316,8 @@ class StudyConfig:
     """Trials at the same time. None: as many as the workers find room for."""
 
     pack: int = 1
-    """Trials that one process trains as one, on stacked parameters; faster on a GPU. First replicates, then
-    configs that differ in step size, subspaces' sizes and weights of the objective alone."""
+    """Trials that one process trains as one; faster on a GPU, and with narrow networks on a CPU.
+    Replicates first, then configs that differ in step size, subspaces' sizes and weights of the objective."""
 
     budget_samples: float | None = None
     """Training samples of each trial, in as many epochs as without it. None: as the fields say."""
@@ -319,8 +329,8 @@ class StudyConfig:
     """Hours, summed over workers and over all sessions, after which no new trial starts. None: no limit."""
 
     storage: str | None = None
-    """Database in which Optuna keeps the study, such as sqlite:///study.db or
-    postgresql+psycopg://user:password@host/database. None: a journal in --out."""
+    """Database in which Optuna keeps the study. None: a journal in --out.
+    Such as sqlite:///study.db or postgresql+psycopg://user:password@host/database."""
 
     loggers: tuple[Logger, ...] = ()
     """Where the study is shown too, besides TensorBoard: MLflow, Weights & Biases."""
@@ -332,8 +342,7 @@ class StudyConfig:
     """Ray cluster to join, such as auto. None: a Ray on this machine that ends with the study."""
 
     out: str | None = None
-    """Folder of the study: a path, or s3://bucket/folder or gs://bucket/folder. None: runs/ and the space's
-    name."""
+    """Folder of the study: a path, s3://bucket/folder or gs://bucket/folder. None: runs/SPACE."""
 
     resume: bool = False
     """Go on with the study in --out: train what is missing, or added by more trials or replicates."""
@@ -440,7 +449,7 @@ class Study:
     out: Path
     """Absolute."""
 
-    remote: str | None = None
+    bucket_url: str | None = None
     """URL of the folder in object storage that keeps the study; `out` is then where this node works on it."""
 
     is_new: bool = False
@@ -456,4 +465,4 @@ class Study:
     @property
     def where(self) -> str:
         """The study's folder by the name that the user knows."""
-        return self.remote or str(self.out)
+        return self.bucket_url or str(self.out)

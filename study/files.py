@@ -1,4 +1,4 @@
-"""Folders in object storage, by their URLs: s3://bucket/folder and gs://bucket/folder.
+"""Files that appear whole, and folders in object storage by their URLs, s3:// and gs://bucket/folder.
 
 An object appears whole or not at all, under its last name: there is nothing to rename. Credentials come from
 where the provider's own tools look for them, the environment, files of the user's or the role of the machine,
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -54,6 +55,18 @@ class Entry:
 
     size: int
     mtime_ns: int
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears whole or not at all, over one of its name if there is one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # what fills a disk is not left on it
+        raise
 
 
 def is_url(out: object) -> bool:

@@ -15,10 +15,9 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from mmjsd.config import require
-from mmjsd.data import DATASETS
 from study.claim import CLAIM
 from study.config import Objective, Preset, Sampler, Scheduler, Study
-from study.files import Bucket
+from study.files import Bucket, whole_file
 from study.questions import Question
 
 _PACKAGES = ("ray", "torch", "torchvision", "optuna", "numpy", "scipy", "scikit-learn", "pyarrow", "pydantic")
@@ -93,34 +92,29 @@ def study_values(
     }
 
 
-def stored_values(out: Path, resume: bool, remote: str | None = None) -> dict[str, Any] | None:
-    """The study.json of the folder that is to be resumed; none where a study starts.
+def refuse_taken(out: Path, bucket_url: str | None) -> None:
+    """Raise ValueError unless a study may start in this folder."""
+    where = bucket_url or out
+    advice = "add --resume to go on with it, or choose another --out"
+    require(_stored(out, bucket_url, "study.json") is None, f"{where} already holds a study; {advice}")
+    if bucket_url is not None:
+        names = [entry.name for entry in Bucket(bucket_url).entries()]
+    else:
+        names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    begun = b'"resumed"' in (_stored(out, bucket_url, "manifest.json") or b"")  # a study that came no further
+    known = (CLAIM, *["manifest.json"] * begun)
+    taken = any(name not in known and not name.startswith(".") for name in names)
+    require(not taken, f"{where} is not empty and holds no study; choose another --out")
+
+
+def stored_values(out: Path, bucket_url: str | None) -> dict[str, Any]:
+    """The study.json of the folder that is to be resumed.
 
     Raises:
-        ValueError: if a study is to start in a folder that is taken, or there is none to resume.
+        ValueError: if there is none, or it is damaged.
     """
-
-    def read(name: str) -> bytes | None:
-        if remote is not None:
-            return Bucket(remote).read(name)
-        return (out / name).read_bytes() if (out / name).is_file() else None
-
-    where: Path | str = remote or out
-    file = f"{where}/study.json"
-    require(bool(remote) or out.is_dir() or not out.exists(), f"{out} is a file; choose a folder for --out")
-    text = read("study.json")
-    if not resume:
-        advice = "add --resume to go on with it, or choose another --out"
-        require(text is None, f"{where} already holds a study; {advice}")
-        if remote is None:
-            names = [path.name for path in out.iterdir()] if out.is_dir() else []
-        else:
-            names = [entry.name for entry in Bucket(remote).entries()]
-        begun = b'"resumed"' in (read("manifest.json") or b"")  # a study that came no further
-        known = (CLAIM, *["manifest.json"] * begun)
-        taken = any(name not in known and not name.startswith(".") for name in names)
-        require(not taken, f"{where} is not empty and holds no study; choose another --out")
-        return None
+    file = f"{bucket_url or out}/study.json"
+    text = _stored(out, bucket_url, "study.json")
     if text is None:
         raise ValueError(f"nothing to resume: there is no {file}; leave out --resume to start a study")
     try:
@@ -152,7 +146,7 @@ def refuse_changed(stored: Mapping[str, Any], values: Mapping[str, Any], where: 
 
 def write_start(study: Study, values: Mapping[str, Any], data_digest: str) -> None:
     """Write both files of a study that starts; study.json, which makes the folder a study, last."""
-    spec = DATASETS[study.base.data.name]
+    spec = study.base.spec
     data = {"name": spec.name, "digest": data_digest, "num_classes": spec.num_classes}
     manifest = {
         **_session(study, values),
@@ -215,6 +209,14 @@ def write_ended(out: Path) -> None:
     """Note in manifest.json that nothing is left to train; less than planned if a sampler repeated itself."""
     file = out / "manifest.json"
     _write(file, {**json.loads(file.read_text(encoding="utf-8")), "ended_at": _now()})
+
+
+def _stored(out: Path, bucket_url: str | None, name: str) -> bytes | None:
+    """A file of the study's folder, or of its bucket; none if there is none."""
+    if bucket_url is not None:
+        return Bucket(bucket_url).read(name)
+    require(out.is_dir() or not out.exists(), f"{out} is a file; choose a folder for --out")
+    return (out / name).read_bytes() if (out / name).is_file() else None
 
 
 def _session(study: Study, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,14 +316,8 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(file: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON that appears whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with whole_file(file) as temporary:
         temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _now() -> str:

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from mmjsd.data import cache_dir
 from study.config import ClusterError
-from study.files import Bucket, Entry, is_url
+from study.files import Bucket, Entry, is_url, whole_file
 
 _RUN = ("manifest.json", "study.json", "optuna.journal", "earlier.json")
 """Files of the run itself; that which makes it a study comes after what it needs."""
@@ -114,8 +114,14 @@ class Mirror:
 
     def push(self, *names: str) -> None:
         """Bring files of the run, as far as they exist and have changed."""
+        if self._bucket is None:
+            return
         for name in names:
-            self._push(name)
+            path = self.folder / name
+            if path.is_file() and not self._is_brought(name):
+                signature = _signature(path)
+                self._bucket.write(name, path.read_bytes())
+                self._brought[name] = signature
 
     def push_run(self) -> None:
         """Bring what the study's process writes."""
@@ -150,8 +156,8 @@ class Mirror:
 
     def push_row(self, trial_id: str) -> None:
         """Bring the row of a trial that could not write one itself, or that counts an earlier try."""
-        self.push("earlier.json")  # first: it tells that try's time from what the row counts
-        self._push(_row(trial_id))
+        # In this order: the first tells an earlier try's time from what the row counts.
+        self.push("earlier.json", _row(trial_id))
         self._kept.add(_row(trial_id))
 
     def compact(self) -> None:
@@ -204,11 +210,11 @@ class Mirror:
         """Bring what a trial has written; its row, if it has ended, last of all."""
         if self._bucket is None:
             return
-        self._push(_measurements(trial_id))
+        self.push(_measurements(trial_id))
         self._push_checkpoint(trial_id)
         for folder in (f"tensorboard/{trial_id}", f"samples/{trial_id}"):
             self.push(*self._names(folder))
-        self._push(_row(trial_id))
+        self.push(_row(trial_id))
 
     # What both need ...
 
@@ -250,15 +256,6 @@ class Mirror:
         else:
             self._write(name, content)
         return content is not None
-
-    def _push(self, name: str) -> None:
-        path = self.folder / name
-        if self._bucket is None or not path.is_file():
-            return
-        if not self._is_brought(name):
-            signature = _signature(path)
-            self._bucket.write(name, path.read_bytes())
-            self._brought[name] = signature
 
     def _is_brought(self, name: str) -> bool:
         return self._brought.get(name) == _signature(self.folder / name)
@@ -329,14 +326,13 @@ class Mirror:
         return path.is_file() and _signature(path) == (entry.size, entry.mtime_ns)
 
     def _write(self, name: str, content: bytes, mtime_ns: int = 0) -> None:
-        """Write a file that appears whole or not at all, with the time that the bucket has for it."""
+        """Write a file, with the time that the bucket has for it."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(content)
-        if mtime_ns:
-            os.utime(temporary, ns=(mtime_ns, mtime_ns))
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+            if mtime_ns:
+                os.utime(temporary, ns=(mtime_ns, mtime_ns))
         self._brought[name] = _signature(path)
 
     def _names(self, folder: str) -> list[str]:

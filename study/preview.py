@@ -32,8 +32,8 @@ _CHECKPOINT_MB = (0.95, 2.6, 6.3, 17.0)
 _PROBES_S, _PAIR_S, _FINAL_PAIR_S, _DRAW_S = 0.4, 0.003, 0.0045, 0.001
 """Of an evaluation; of each of its pairs; what a final one adds for each pair, and for each draw of it."""
 
-_FILES_MB = 1.1
-"""What a trial leaves besides its checkpoint, most of it curves and the sample grid."""
+_FILES_MB = 2.1
+"""What a trial leaves besides its checkpoint, most of it pictures, as files and once more in TensorBoard."""
 
 
 def describe(study: Study, question: Question) -> str:
@@ -106,7 +106,7 @@ def _cost(study: Study, total: int) -> str:
         )
     if study.gpus_per_worker > 0:
         return "unknown before a trial has ended: there is no rule for GPUs"
-    if DATASETS[study.base.data.name].modalities != DATASETS["digits"].modalities:
+    if study.base.spec.modalities != DATASETS["digits"].modalities:
         return f"unknown before a trial has ended: there is no rule for {study.base.data.name}"
     return (
         f"about {_duration(total * trial_s(study.base))} of device time for the base config, by a rule "
@@ -115,17 +115,21 @@ def _cost(study: Study, total: int) -> str:
 
 
 def _ended(study: Study) -> list[dict[str, Any]]:
-    """The rows of all trials of the study that have ended, in whatever way."""
+    """The rows of all trials of the study that have ended, but for those whose measurements were deleted."""
     if study.is_new:
         return []
     from study import store  # here, because pyarrow takes a while to import
 
-    return store.ended_trials(local_run(study.where, ("results/trials/",)))
+    folder = local_run(study.where, ("results/",))
+    measured = store.measured_trials(folder)
+    needed = ("COMPLETE", "STOPPED")
+    rows = store.ended_trials(folder)
+    return [row for row in rows if row["state"] not in needed or row["trial_id"] in measured]
 
 
 def _disk(study: Study, total: int) -> str:
     """Of checkpoints, as many as are kept and one a trial that may be running, and of everything else."""
-    if DATASETS[study.base.data.name].attributes:
+    if study.base.spec.attributes:
         return f"unknown before a trial has ended: there is no rule for {study.base.data.name}"
     checkpoint_mb = float(np.interp(study.base.model.width, _WIDTHS, _CHECKPOINT_MB))
     kept = min(total, study.keep_checkpoints + (study.max_concurrent or 1))

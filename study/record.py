@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import threadpoolctl
@@ -30,7 +31,7 @@ from mmjsd.metrics import Score
 from mmjsd.train import latest_checkpoint, load_checkpoint, read_notes
 from study import manifest, store
 from study.config import Objective, Phase, TrialConfig, curve_name, objective_curve, own_objective, trial_id
-from study.files import FilesError
+from study.files import FilesError, whole_file
 from study.trial import Measurement, Rescue, run_pack
 
 
@@ -257,11 +258,10 @@ class _Recorder:
             self._draw(measurement)
         self.save(measurement)
 
-    def save(self, reached: Measurement | Rescue) -> None:
-        """Write a checkpoint, with what its trial has cost so far."""
-        if not self.leads:
-            return
-        notes = {
+    @property
+    def notes(self) -> dict[str, Any]:
+        """How far the trial is, where, and what it has cost so far: what a checkpoint keeps of it."""
+        return {
             "epoch": self.epoch,
             "train_s": self.train_s,
             "evaluation_s": self.evaluation_s,
@@ -272,7 +272,12 @@ class _Recorder:
             "device": _device_name(self.device),
             "host": socket.gethostname(),
         }
-        reached.save(self.trial.checkpoints, notes)
+
+    def save(self, reached: Measurement | Rescue) -> None:
+        """Write a checkpoint, with its notes."""
+        if not self.leads:
+            return
+        reached.save(self.trial.checkpoints, self.notes)
         self.has_advanced = True
 
     def close(self, state: str, error: str) -> None:
@@ -284,24 +289,9 @@ class _Recorder:
             return
         assert self.board is not None
         self.board.close()
-        row = {
-            **identity(self.trial),
-            "state": state,
-            "error": error,
-            "epochs": self.epoch,
-            "started_at": datetime.fromtimestamp(self.first_started_at, UTC),
-            "finished_at": datetime.now(UTC),
-            "wall_s": self.wall_s,
-            "device_s": self.device_s,
-            "evaluation_s": _known(self.evaluation_s),
-            "samples_per_s": self.num_samples / self.train_s if self.train_s else None,
-            "peak_memory_gib": self._peak_memory_gib(),
-            "device": _device_name(self.device),
-            "host": socket.gethostname(),
-            "versions": _versions(),
-        }
         values = self.objectives(self.epoch) if state == "COMPLETE" else {}
-        _write_row(self.trial, row, values)
+        own = {"peak_memory_gib": self._peak_memory_gib(), "versions": _versions()}
+        _write_row(self.trial, state, error, self.notes, values, own)
         can_go_on = self.has_advanced and self.epoch < self.trial.config.training.epochs
         if state == "FAILED" and not can_go_on:
             shutil.rmtree(self.trial.checkpoints, ignore_errors=True)
@@ -323,19 +313,15 @@ class _Recorder:
         return self.earlier_s + time.perf_counter() - self.started
 
     def _row(self, split: str, score: Score) -> dict[str, Any]:
-        known = identity(self.trial)
-        keys = ("study", "trial_id", "config_hash", "replicate")
+        trial = self.trial
         return {
-            **{key: known[key] for key in keys},
+            "study": trial.study,
+            "trial_id": trial.trial_id,
+            "config_hash": trial.config_hash,
+            "replicate": trial.replicate,
             "epoch": self.epoch,
             "split": split,
-            "metric": score.metric,
-            "posterior": score.posterior,
-            "given": score.given,
-            "target": score.target,
-            "value": score.value,
-            "standard_error": score.standard_error,
-            "num_samples": score.num_samples,
+            **vars(score),
             "attribute": score.attribute or None,
         }
 
@@ -353,9 +339,8 @@ class _Recorder:
             folder.mkdir(parents=True, exist_ok=True)
             for name, picture in measurement.draw().items():
                 self.board.add_image(f"samples/{name}", picture, measurement.epoch, dataformats="HWC")
-                temporary = folder / f".{name}.png.{os.getpid()}"
-                Image.fromarray(picture).save(temporary, format="PNG")
-                os.replace(temporary, folder / f"{name}.png")
+                with whole_file(folder / f"{name}.png") as temporary:
+                    Image.fromarray(picture).save(temporary, format="PNG")
         self.board.flush()  # before the checkpoint, as what comes before that is not drawn again
 
     def _peak_memory_gib(self) -> float:
@@ -383,25 +368,7 @@ def _hparams(trial: Trial) -> Iterator[Any]:
 
 def record_end(trial: Trial, state: store.State, error: str = "") -> None:
     """The row of a trial that could not write one: it was stopped, or its process vanished."""
-    notes = _last_notes(trial)
-    now = datetime.now(UTC)
-    wall_s, train_s = notes.get("wall_s", 0.0), notes.get("train_s", 0.0)
-    row = {
-        **identity(trial),
-        "state": state,
-        "error": error,
-        "epochs": int(notes.get("epoch", 0)),
-        "started_at": datetime.fromtimestamp(notes["started_at"], UTC) if notes else now,
-        "finished_at": now,
-        "wall_s": wall_s,
-        "device_s": _device_s(trial, notes),
-        "evaluation_s": _known(notes.get("evaluation_s", math.nan)),
-        "samples_per_s": notes["num_samples"] / train_s if train_s else None,
-        "peak_memory_gib": None,
-        "device": notes.get("device", ""),
-        "host": notes.get("host", ""),
-    }
-    _write_row(trial, row, {})
+    _write_row(trial, state, error, _last_notes(trial))
 
 
 def begun_try(trial: Trial) -> dict[str, Any] | None:
@@ -427,12 +394,42 @@ def _device_s(trial: Trial, notes: Mapping[str, Any]) -> float:
     return float(notes.get("device_s", whole))
 
 
-def _write_row(trial: Trial, row: Mapping[str, Any], values: Mapping[str, float]) -> None:
-    """Write an ended trial's row with its objectives, as far as it has them."""
+def _write_row(
+    trial: Trial,
+    state: str,
+    error: str,
+    notes: Mapping[str, Any],
+    values: Mapping[str, float] = MappingProxyType({}),
+    own: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Write an ended trial's row, by the notes of its end or else of its last checkpoint.
+
+    Args:
+        values: its objectives, as far as it has them.
+        own: further columns, which its process alone knows.
+    """
+    now = datetime.now(UTC)
+    train_s = notes.get("train_s", 0.0)
     first, *others = trial.objectives
+    row = {
+        **identity(trial),
+        "state": state,
+        "error": error,
+        "epochs": int(notes.get("epoch", 0)),
+        "started_at": datetime.fromtimestamp(notes["started_at"], UTC) if notes else now,
+        "finished_at": now,
+        "wall_s": notes.get("wall_s", 0.0),
+        "device_s": _device_s(trial, notes),
+        "evaluation_s": _known(notes.get("evaluation_s", math.nan)),
+        "samples_per_s": notes["num_samples"] / train_s if train_s else None,
+        "device": notes.get("device", ""),
+        "host": notes.get("host", ""),
+        "objective_metric": first,
+        "objective_value": values.get(first),
+        **own,
+    }
     further: dict[str, float | None] = {name: values.get(name) for name in trial.objectives if others}
-    whole = {**row, "objective_metric": first, "objective_value": values.get(first)}
-    store.write_trial(trial.out, whole, trial.params, further, trial.swept)
+    store.write_trial(trial.out, row, trial.params, further, trial.swept)
 
 
 def identity(trial: Trial) -> dict[str, Any]:

@@ -33,6 +33,9 @@ class Replay:
     differences: tuple[str, ...]
     """A line for each value that differs or stands on one side only."""
 
+    error: str
+    """With which the trial has diverged both times; empty if it has not."""
+
 
 def replay(path: Path, run: str = "") -> Replay:
     """Train one trial again, from its start and with as many threads, and compare all that it measures.
@@ -69,7 +72,7 @@ def replay(path: Path, run: str = "") -> Replay:
     if error != row["error"]:
         differences.append(f"ended with {row['error'] or 'no error'!r}, now with {error or 'no error'!r}")
     equal = sum(stored[key] == found.get(key) for key in stored)
-    return Replay(equal, tuple(differences))
+    return Replay(equal, tuple(differences), error if error == row["error"] else "")
 
 
 def _row(out: Path, name: str, where: str) -> Mapping[str, Any]:
@@ -77,9 +80,7 @@ def _row(out: Path, name: str, where: str) -> Mapping[str, Any]:
     require((out / "results").is_dir(), f"{where} holds no study; give --replay RUN/TRIAL_ID")
     row = store.read_trial(out, name)
     if row is None:
-        raise ValueError(
-            f"no trial {name!r} has ended in {where}; {where}/results/trials has a file for each"
-        )
+        raise ValueError(f"no trial {name!r} has ended in {where}; results/trials there has a file for each")
     require(
         row["state"] != "FAILED",
         f"{name} failed, so there is nothing to compare; --resume --retry failed tries it again",

@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import select
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -19,9 +21,18 @@ if __name__ == "__main__":  # study/ itself would come first, and its config.py 
 from mmjsd import data as datasets
 from mmjsd.config import require
 from study import manifest, mirror
-from study.checks import check_kept, check_machine, check_objectives, check_reachable, check_scheduler
+from study.checks import (
+    check_kept,
+    check_machine,
+    check_objectives,
+    check_reachable,
+    check_sampler,
+    check_scheduler,
+    check_workers,
+)
 from study.claim import claimed
 from study.config import (
+    GOES_ON,
     PRESETS,
     Preset,
     Sampler,
@@ -51,8 +62,6 @@ Exit codes: 0 done, 1 trials failed, a replay differs or a study could not finis
 
 Spaces:"""
 
-_GOES_ON = "the same command with --resume goes on"
-
 
 @dataclass(frozen=True)
 class Request:
@@ -61,7 +70,7 @@ class Request:
     options: StudyConfig
     preset: Preset
     out: Path
-    remote: str | None
+    bucket_url: str | None
     """The URL of --out where that is in object storage; `out` is then where this node works on it."""
 
     question: Question
@@ -83,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
             require(alone, "--replay goes without other options; leave them out")
             return _replay(early.replay)
         request = read_command_line(argv)
-        way = way if request.stored is None else _GOES_ON
+        way = way if request.stored is None else GOES_ON
         study = plan(request)
         command, where = ["study/run.py", *argv], manifest.JOURNAL
         if study.storage is not None:
@@ -100,18 +109,18 @@ def main(argv: Sequence[str]) -> int:
         if study.address:
             check_reachable(study.address)
         if study.storage is not None:
-            check_storage(study, is_new=request.stored is None)
+            check_storage(study)
         if study.loggers:
             from study.loggers import check_loggers  # here: it needs torch
 
             check_loggers(study)
-        with claimed(study):
-            folder = mirror.Mirror(study.out, study.remote)
+        with _no_empty_folder(study.out), claimed(study):
+            folder = mirror.Mirror(study.out, study.bucket_url)
             folder.open(is_new=study.is_new)
             before = manifest.Before(study.out)
             _open_folder(study, values, request.stored)
             folder.push_run()
-            way = _GOES_ON
+            way = GOES_ON
             code = _run(study)
             if code == 2 and not study.is_new:
                 before.put_back()
@@ -146,10 +155,14 @@ def read_command_line(argv: Sequence[str]) -> Request:
     """
     early = parse_study(argv)
     question = _question(early.space, argv)
-    out, remote = _place(f"runs/{question.name}" if early.out is None else early.out)
-    stored = None if asks_for_help(argv) else manifest.stored_values(out, early.resume, remote)
-    if stored:  # an earlier version kept a path as it was given
-        stored = {**stored, "storage": _with_absolute_file(stored["storage"])}
+    out, bucket_url = _place(f"runs/{question.name}" if early.out is None else early.out)
+    stored = None
+    if early.resume and not asks_for_help(argv):
+        stored = manifest.stored_values(out, bucket_url)
+        # An earlier version kept a path as it was given.
+        stored["storage"] = _with_absolute_file(stored["storage"])
+    elif not asks_for_help(argv):
+        manifest.refuse_taken(out, bucket_url)
     preset = early.preset or (stored["preset"] if stored else _default_preset(early))
     fields = _layered(PRESETS[preset], question.space.base, question.space.presets.get(preset, {}))
     before = stored["base"].get("data") if stored else None
@@ -182,7 +195,7 @@ def read_command_line(argv: Sequence[str]) -> Request:
         options=options,
         preset=preset,
         out=out,
-        remote=remote,
+        bucket_url=bucket_url,
         question=question,
         space=question.space.without(tuple(given)),
         base=base,
@@ -208,33 +221,24 @@ def plan(request: Request) -> Study:
         others = plural(most, "config")
         _log.info("--confirm %d is cut to the study's %s besides the base config", options.confirm, others)
 
-    trained = (*tried, base) if confirm else tried
+    trained = _trained(tried, base, confirm)
     check_objectives(options, sampler, base, trained)
     if request.stored is None:
         check_scheduler(options, tried)
-    if options.confirm:
-        require(
-            bool(space.domains), "the space varies no field, so there is nothing for --confirm to compare"
-        )
+        if at_random := check_sampler(sampler, space):
+            names = ", ".join(at_random)
+            _log.info("--sampler %s seeks among numbers alone and draws %s at random", sampler, names)
+    is_nothing = bool(options.confirm) and not space.domains
+    require(not is_nothing, "the space varies no field, so there is nothing for --confirm to compare")
 
     gpus = manifest.gpus()
     gpus_per_worker = options.gpus_per_worker
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if gpus or options.address else 0.0
     check_machine(options, gpus_per_worker, len(gpus))
-    for num_samples in dict.fromkeys(config.evaluation.num_samples for config in trained):
-        require(
-            num_samples >= options.workers,
-            f"evaluation.num_samples {num_samples} are too few for {options.workers} workers; "
-            "raise it, or take fewer --workers",
-        )
-    for batch_size in dict.fromkeys(config.training.batch_size for config in trained):
-        require(
-            batch_size % options.workers == 0,
-            f"training.batch_size {batch_size} does not split evenly over {options.workers} workers",
-        )
+    check_workers(options.workers, trained)
     storage = options.storage and _with_absolute_file(options.storage)
-    check_kept(None if request.remote else request.out, storage)
+    check_kept(None if request.bucket_url else request.out, storage)
     datasets.check(base.data.name, base.data.dir)
 
     commit, dirty = manifest.commit()
@@ -245,7 +249,7 @@ def plan(request: Request) -> Study:
         base=base,
         preset=request.preset,
         sampler=sampler,
-        scheduler=options.scheduler or "none",
+        scheduler=options.scheduler,
         objectives=options.objectives,
         trials=trials,
         replicates=options.replicates,
@@ -264,7 +268,7 @@ def plan(request: Request) -> Study:
         retry=options.retry,
         address=options.address,
         out=request.out,
-        remote=request.remote,
+        bucket_url=request.bucket_url,
         is_new=request.stored is None,
         commit=commit,
         dirty=dirty,
@@ -284,14 +288,31 @@ def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _trained(tried: list[TrialConfig], base: TrialConfig, confirm: int) -> list[TrialConfig]:
+    """With the base config, which only a confirmation trains."""
+    return [*tried, base] if confirm else tried
+
+
+@contextmanager
+def _no_empty_folder(out: Path) -> Iterator[None]:
+    """Remove a study's folder that was made for this one and in the end holds its lock alone."""
+    was_there = out.exists()
+    try:
+        yield
+    finally:
+        if not was_there and [path.name for path in out.glob("*")] == [".lock"]:
+            with suppress(OSError):  # another process is faster
+                (out / ".lock").unlink()
+                out.rmdir()
+
+
 def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:
     """Prepare the data and write what the study is, so that Ray starts with nothing left to refuse."""
     from mmjsd.classifiers import load_classifiers  # here, because torch takes seconds to import
 
     data = datasets.load(study.base.data.name, study.base.data.dir, _log.info)
     load_classifiers(data, progress=_log.info)
-    tried = study.space.check(study.base)
-    trained = (*tried, study.base) if study.confirm else tried
+    trained = _trained(study.space.check(study.base), study.base, study.confirm)
     if any(config.evaluation.features == "inception" for config in trained):
         from mmjsd.inception import find_weights
 
@@ -308,7 +329,7 @@ def _run(study: Study) -> int:
 
         outcome = run_study(study)
     except FilesError as lost:
-        sys.stderr.write(f"error: {lost}; {_GOES_ON}\n")
+        sys.stderr.write(f"error: {lost}; {GOES_ON}\n")
         return 1
     except (ValueError, ConnectionError) as refused:
         return _refuse(refused)
@@ -322,9 +343,10 @@ def _run(study: Study) -> int:
     _log.info("%s complete%s", plural(outcome.complete, "trial"), others)
     if outcome.missing:
         left = plural(outcome.missing, "trial")
-        _log.info("the budget is spent with %s left; %s", left, _GOES_ON)
-    _log.info("results: %s/results", study.where)
-    _log.info("report:  python analysis/report.py %s", study.where)
+        _log.info("the budget is spent with %s left; %s", left, GOES_ON)
+    folder = study.bucket_url.partition("?")[0] if study.bucket_url else study.out
+    _log.info("results: %s/results", folder)
+    _log.info("report:  python analysis/report.py %s", shlex.quote(study.where))
     if outcome.failed:
         _log.info("the same command with --resume --retry failed tries the failed ones again")
     return 1 if outcome.failed else 0
@@ -361,6 +383,10 @@ def _replay(trial: str) -> int:
     found = replay(path, run)
     for line in found.differences:
         _log.info(line)
+    if found.error:
+        _log.info("diverged as before, with the same error: %s", found.error)
+        if not (found.num_equal or found.differences):  # within the first epoch, with nothing measured
+            return 0
     equal = plural(found.num_equal, "value") + " equal"
     _log.info(f"{equal}, {plural(len(found.differences), 'difference')}" if found.differences else equal)
     return 1 if found.differences else 0
@@ -371,7 +397,7 @@ def _refuse(refused: Exception) -> int:
     return 2
 
 
-def _note_interruption(way: str = _GOES_ON) -> int:
+def _note_interruption(way: str = GOES_ON) -> int:
     sys.stderr.write(f"interrupted; {way}\n")
     return 130
 

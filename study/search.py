@@ -3,20 +3,18 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
-from pathlib import Path
+from math import isfinite, sqrt
+from statistics import stdev
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from mmjsd.data import DATASETS
 from study import store
 from study.config import (
     FIRST_FRESH,
@@ -28,6 +26,7 @@ from study.config import (
     objective_curve,
     trial_id,
 )
+from study.device_time import DeviceTime
 from study.record import Trial, begun_try, num_threads
 from study.storage import open_study
 from study.tidy import Checkpoints, Values
@@ -60,10 +59,18 @@ class _Config:
     @property
     def means(self) -> Values | None:
         """Over replicates; none if one of them has no values."""
+        return tuple(sum(each) / len(each) for each in self._replicates) or None
+
+    @property
+    def standard_errors(self) -> Values:
+        """Of the means; none of a single replicate."""
+        return tuple(stdev(each) / sqrt(len(each)) for each in self._replicates if len(each) > 1)
+
+    @property
+    def _replicates(self) -> list[Values]:
+        """By objective, the values of all replicates; none if one of them has no values."""
         values = [each for each in self.values.values() if each is not None]
-        if not values or len(values) < len(self.values):
-            return None
-        return tuple(sum(each) / len(values) for each in zip(*values, strict=True))
+        return list(zip(*values, strict=True)) if len(values) == len(self.values) else []
 
 
 class Search:
@@ -89,17 +96,8 @@ class Search:
             for path, values in study.space.examples().items()
         }
         ended = store.ended_trials(study.out) if (study.out / "results").is_dir() else []
-        self._earlier_file = study.out / "earlier.json"
-        self._earlier = _read_earlier(self._earlier_file)
-        """By trial that an earlier session or try has begun, what that has taken, and when it began.
-
-        With the `end` of the trial's row, once that counts it, and the `lost_s` that the row then has.
-        """
-
-        self.device_s = sum(map(_device_s, self._earlier.values()))
-        """Device-seconds that trials have taken, over all sessions, with those that were lost."""
-
-        self.charged = [row["trial_id"] for row in ended if self._charge(row)]
+        self._time = DeviceTime(study.out)
+        self.charged = [row["trial_id"] for row in ended if self._time.ended(row)]
         """Trials whose rows were told only now what earlier tries had taken."""
 
         self._checkpoints = Checkpoints(study.out / "checkpoints", study.keep_checkpoints)
@@ -178,6 +176,11 @@ class Search:
         return can_pack(first.config, other.config)
 
     @property
+    def device_s(self) -> float:
+        """Device-seconds that trials have taken, over all sessions, with those that were lost."""
+        return self._time.total_s
+
+    @property
     def is_waiting(self) -> bool:
         """Whether there may be further trials once those that are running have ended."""
         return self.study.confirm > 0 and not self._is_confirming
@@ -233,7 +236,7 @@ class Search:
         assert row is not None, trial.trial_id
         values = self._values(row)
         self._compare_versions(row)
-        self._charge(row)
+        self._time.ended(row)
         self._checkpoints.ended(row, values)
         if trial.phase == "confirm":
             return
@@ -254,33 +257,6 @@ class Search:
             told = "trial %s was trained on %s with %s; give all nodes the same packages"
             _log.warning(told, row["trial_id"], row["host"], ", ".join(found))
 
-    def _charge(self, row: Mapping[str, Any]) -> bool:
-        """Count what a trial has taken, and an earlier try of it unless this one has gone on from that.
-
-        Returns:
-            Whether the row has been told of the earlier try just now.
-        """
-        name, end = row["trial_id"], row["finished_at"].isoformat()
-        earlier = self._earlier.get(name)
-        if earlier is None:
-            self.device_s += _device_s(row)
-            return False
-        if earlier.get("end") != end:
-            goes_on = earlier["started_at"] == row["started_at"].isoformat()
-            carried = earlier["lost_s"] + (0.0 if goes_on else earlier["device_s"])
-            earlier |= {"end": end, "row_lost_s": (row["lost_s"] or 0.0) + carried}
-            self._write_earlier()  # before the row, so that whatever is cut off, it is told once
-        is_told = earlier["row_lost_s"] == (row["lost_s"] or 0.0)
-        if not is_told:
-            store.write_lost(self.study.out, name, earlier["row_lost_s"])
-        self.device_s += row["device_s"] + earlier["row_lost_s"] - earlier["device_s"] - earlier["lost_s"]
-        return not is_told
-
-    def _write_earlier(self) -> None:
-        temporary = self._earlier_file.with_name(f".{self._earlier_file.name}")
-        temporary.write_text(json.dumps(self._earlier), encoding="utf-8")
-        os.replace(temporary, self._earlier_file)
-
     def _propose(self) -> None:
         """Ask for a new config; the sampler's randomness depends on study seed and position alone."""
         sampler = _sampler(self.study.sampler, self.study.seed, self._num_proposed)
@@ -298,7 +274,7 @@ class Search:
 
     def _weights(self, params: Mapping[str, Any]) -> dict[str, float]:
         """The weights of simplexes by their names: what optuna-dashboard can plot instead of their draws."""
-        modalities = [each.name for each in DATASETS[self.study.base.data.name].modalities]
+        modalities = self.study.base.modalities
         weights: dict[str, float] = {}
         for path, value in params.items():
             if isinstance(value, tuple):
@@ -352,48 +328,43 @@ class Search:
         if device is not None and (num_threads(device) is None) != (self.study.gpus_per_worker > 0):
             told = "trial %s starts anew, as its checkpoint is of another kind of device (%s)"
             _log.warning(told, trial.trial_id, device)
-        before = self._earlier.get(trial.trial_id, {"device_s": 0.0, "lost_s": 0.0, "started_at": ""})
-        goes_on = before["started_at"] == begun["started_at"]
-        taken = {**begun, "lost_s": before["lost_s"] + (0.0 if goes_on else before["device_s"])}
-        self.device_s += _device_s(taken) - _device_s(before)
-        self._earlier[trial.trial_id] = taken
-        self._write_earlier()
+        self._time.begun(trial.trial_id, **begun)
 
     def _forget(self, trial: Trial) -> None:
         """Remove what an earlier try has left; one that diverged would do so again from its checkpoint."""
         row = store.read_trial(trial.out, trial.trial_id)
         if row is not None:
             begun = begun_try(trial)
-            safe_s = begun["device_s"] if begun else 0.0
-            taken = {
-                "device_s": safe_s,
-                "lost_s": _device_s(row) - safe_s,
-                "started_at": row["started_at"].isoformat(),
-                "end": row["finished_at"].isoformat(),
-                "row_lost_s": row["lost_s"] or 0.0,
-            }
-            self._earlier[trial.trial_id] = taken
-            self._write_earlier()
+            self._time.retried(row, begun["device_s"] if begun else 0.0)
             store.forget_trial(trial.out, trial.trial_id)
             if row["state"] == "DIVERGED":
                 shutil.rmtree(trial.checkpoints, ignore_errors=True)
 
     def _tell(self, number: int, config: _Config) -> None:
-        self._running.pop(number, None)
+        trial = self._running.pop(number, None)
         means = config.means
         if means is not None:
+            errors = self._standard_errors(config)
+            for name, error in errors.items():
+                if trial is not None:
+                    trial.set_user_attr(name, error)
             told = self._optuna.tell(number, list(means), skip_if_finished=True)
             if told.state == TrialState.FAIL and number not in self._told_again:
-                self._tell_again(told, means)
+                self._tell_again(told, means, errors)
         elif config.is_stopped:
             self._optuna.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
             self._optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def _tell_again(self, told: optuna.trial.FrozenTrial, means: Values) -> None:
+    def _standard_errors(self, config: _Config) -> dict[str, float]:
+        """Of a config's means, by their names in Optuna, where there are several replicates."""
+        errors = zip(self.study.objectives, config.standard_errors, strict=False)
+        return {f"standard_error.{name}": error for name, error in errors}
+
+    def _tell_again(self, told: optuna.trial.FrozenTrial, means: Values, errors: Mapping[str, float]) -> None:
         """Tell the sampler what a retried config is worth, by another trial: an ended one stays as it is."""
         self._told_again.add(told.number)
-        attributes = {**told.user_attrs, _AGAIN: told.number}
+        attributes = {**told.user_attrs, **errors, _AGAIN: told.number}
         trial = optuna.trial.create_trial(
             params=told.params, distributions=told.distributions, user_attrs=attributes, values=list(means)
         )
@@ -454,20 +425,6 @@ class Search:
         )
 
 
-def _read_earlier(file: Path) -> dict[str, Any]:
-    """What `Search` has written there; nothing, if that is not there or damaged: it is about costs alone."""
-    try:
-        return {
-            str(name): dict(taken) for name, taken in json.loads(file.read_text(encoding="utf-8")).items()
-        }
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _device_s(row: Mapping[str, Any]) -> float:
-    return float(row["device_s"] + (row["lost_s"] or 0))
-
-
 def _sampler(name: str, study_seed: int, position: int) -> optuna.samplers.BaseSampler:
     """Optuna's sampler, seeded anew for each config, so that a resumed study proposes the same."""
     digest = hashlib.sha256(f"{study_seed}/{position}".encode()).digest()
@@ -480,7 +437,7 @@ def _sampler(name: str, study_seed: int, position: int) -> optuna.samplers.BaseS
         case "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed)
         case "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed)
+            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
         case "qmc":  # one sequence for the whole study; the storage knows how far it is
             return optuna.samplers.QMCSampler(
                 seed=study_seed,

@@ -11,7 +11,6 @@ from numbers import Integral
 from typing import Any, NoReturn, Protocol, get_args
 
 from mmjsd.config import require
-from mmjsd.data import DATASETS
 from study.config import Preset, TrialConfig, field_paths
 
 _FEW = 8
@@ -383,7 +382,7 @@ class SearchSpace:
             shadows = isinstance(domain, Cases) and name in known
             require(not shadows, f"cases cannot be named {name!r} like a field; choose another name")
             if name == "objective.weights" and isinstance(domain, Simplex):
-                modalities = len(DATASETS[base.data.name].modalities)
+                modalities = len(base.modalities)
                 require(
                     domain.size == modalities + 1,
                     f"objective.weights needs a Simplex of size {modalities + 1} for {base.data.name}, one "

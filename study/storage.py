@@ -82,7 +82,7 @@ def _open_journal(path: Path) -> BaseStorage:
         ) from None
 
 
-def check_storage(study: Study, *, is_new: bool) -> None:
+def check_storage(study: Study) -> None:
     """Raise ValueError unless a study's database answers and, where it starts, has none of its name."""
     if study.storage is None:
         return
@@ -90,7 +90,7 @@ def check_storage(study: Study, *, is_new: bool) -> None:
     storage = open_storage(study)
     with _told(study.storage):
         names = optuna.get_all_study_names(storage)
-    require(not (is_new and study.name in names), _taken(study))
+    require(not (study.is_new and study.name in names), _taken(study))
 
 
 def _taken(study: Study) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +22,8 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from study.files import whole_file
 
 SCHEMA_VERSION = "1"
 
@@ -169,13 +171,13 @@ def write_trial(
         fields.append(pa.field(f"param.{path}", array.type))
         values.append(array)
     table = pa.Table.from_arrays(values, schema=pa.schema(fields))
-    _write(table, out / "results" / "trials" / f"{row['trial_id']}.parquet")
+    _write(table, _file(out, "trials", row["trial_id"]))
 
 
 def write_measurements(out: Path, trial_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write all measurements that a trial has so far; they replace what it had written before."""
     table = pa.Table.from_pylist(list(rows), schema=MEASUREMENTS)
-    _write(table, out / "results" / "measurements" / f"{trial_id}.parquet")
+    _write(table, _file(out, "measurements", trial_id))
 
 
 def read(out: Path) -> StudyTables:
@@ -196,8 +198,8 @@ def read(out: Path) -> StudyTables:
 
 def read_measurements(out: Path, trial_id: str) -> list[dict[str, Any]]:
     """The measurements that one trial has written, none if it has not written yet."""
-    folder = Path(out) / "results" / "measurements"
-    own, whole = folder / f"{trial_id}.parquet", folder / _COMPACTED
+    own = _file(out, "measurements", trial_id)
+    whole = own.with_name(_COMPACTED)
     if own.exists():
         table = _read_file(own, MEASUREMENTS)
     elif whole.exists():
@@ -218,7 +220,7 @@ def measured_trials(out: Path) -> set[str]:
     folder = Path(out) / "results" / "measurements"
     names = set()
     for path in folder.glob("*.parquet"):
-        with _named(path), pq.ParquetFile(path) as file:
+        with _named(path), _open(path) as file:
             whole = path.name == _COMPACTED
             names |= set(file.read(["trial_id"])[0].unique().to_pylist()) if whole else {path.stem}
     return names
@@ -246,7 +248,7 @@ def compact(out: Path) -> None:
 
 def read_trial(out: Path, trial_id: str) -> dict[str, Any] | None:
     """The row of one trial, without its swept fields' columns, once it has ended."""
-    path = Path(out) / "results" / "trials" / f"{trial_id}.parquet"
+    path = _file(out, "trials", trial_id)
     if not path.exists():
         return None
     row: dict[str, Any] = _without_params(_read_file(path, TRIALS)).to_pylist()[0]
@@ -254,8 +256,8 @@ def read_trial(out: Path, trial_id: str) -> dict[str, Any] | None:
 
 
 def write_lost(out: Path, trial_id: str, lost_s: float) -> None:
-    """Add to the row of an ended trial the device-seconds that vanished with its processes."""
-    path = Path(out) / "results" / "trials" / f"{trial_id}.parquet"
+    """Set, in the row of an ended trial, the device-seconds that were lost."""
+    path = _file(out, "trials", trial_id)
     table = _read_file(path, TRIALS)
     place = table.schema.get_field_index("lost_s")
     _write(table.set_column(place, TRIALS.field("lost_s"), pa.array([lost_s], pa.float64())), path)
@@ -263,7 +265,7 @@ def write_lost(out: Path, trial_id: str, lost_s: float) -> None:
 
 def forget_trial(out: Path, trial_id: str) -> None:
     """Remove the row of a trial that is to be tried again."""
-    (Path(out) / "results" / "trials" / f"{trial_id}.parquet").unlink(missing_ok=True)
+    _file(out, "trials", trial_id).unlink(missing_ok=True)
 
 
 def ended_trials(out: Path) -> list[dict[str, Any]]:
@@ -271,6 +273,10 @@ def ended_trials(out: Path) -> list[dict[str, Any]]:
     table = _read(Path(out) / "results" / "trials", TRIALS)
     rows: list[dict[str, Any]] = _without_params(table).to_pylist()
     return rows
+
+
+def _file(out: Path, table: str, trial_id: str) -> Path:
+    return Path(out) / "results" / table / f"{trial_id}.parquet"
 
 
 def _without_params(trials: pa.Table) -> pa.Table:
@@ -321,13 +327,14 @@ def _aligned(tables: Sequence[pa.Table]) -> list[pa.Table]:
 
 def _write(table: pa.Table, path: Path, metadata: Mapping[bytes, bytes] = MappingProxyType({})) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(table.replace_schema_metadata({**_METADATA, **metadata}), temporary)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # what fills a disk is not left on it
-        raise
+    with whole_file(path) as temporary:
+        whole = table.replace_schema_metadata({**_METADATA, **metadata})
+        pq.write_table(whole, temporary, write_page_checksum=True)
+
+
+def _open(source: Path | pa.BufferReader, **options: Any) -> pq.ParquetFile:
+    """A file in which bits that have flipped are told; those of earlier versions have no checksums."""
+    return pq.ParquetFile(source, page_checksum_verification=True, **options)
 
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
@@ -348,7 +355,7 @@ def _read_now(folder: Path, schema: pa.Schema) -> pa.Table:
     states = [(path.name, state.st_size, state.st_mtime_ns) for path in paths if (state := path.stat())]
     digest = hashlib.sha256(repr((schema.names, states)).encode()).hexdigest().encode()
     with suppress(OSError, KeyError, pa.ArrowException):
-        file = pq.ParquetFile(snapshot, read_dictionary=_repeated(schema))
+        file = _open(snapshot, read_dictionary=_repeated(schema))
         if (file.schema_arrow.metadata or {})[_SNAPSHOT_OF] == digest:
             return file.read().replace_schema_metadata(_METADATA)
     table = _encoded(_read_files(paths, schema), schema)
@@ -384,10 +391,10 @@ def _have_one_schema(tables: Sequence[pa.Table]) -> bool:
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     with _named(path):
         content = pa.BufferReader(path.read_bytes())
-        file = pq.ParquetFile(content)
+        file = _open(content)
         names = set(file.schema_arrow.names)
         if repeated := [name for name in _repeated(schema) if name in names]:
-            file = pq.ParquetFile(content, metadata=file.metadata, read_dictionary=repeated)
+            file = _open(content, metadata=file.metadata, read_dictionary=repeated)
         table = file.read(use_threads=False)
         table.validate(full=True)  # texts that are no text, and codes of nothing
         types = {field.name: _plain(field.type) for field in table.schema}
@@ -405,6 +412,8 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     if wrong := [field for field in schema if types.get(field.name, field.type) != field.type]:
         what = f"{wrong[0].name} is of type {types[wrong[0].name]}, and not {wrong[0].type}"
         raise StoreError(f"{path} is not a results file: its {what}; move it out of the folder")
+    if fault := _wrong_value(table, schema):
+        raise StoreError(f"{path} is not a results file: its {fault}; move it out of the folder")
     for name in pc.unique(table["trial_id"]).to_pylist():
         if not _TRIAL_ID.fullmatch(name):  # names are parts of paths, and files may be a stranger's
             raise StoreError(
@@ -416,6 +425,25 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
             nulls = nulls.dictionary_encode()
         table = table.add_column(schema.get_field_index(field.name), field.name, nulls)
     return table
+
+
+def _wrong_value(table: pa.Table, schema: pa.Schema) -> str | None:
+    """What a row holds that this module does not write, if one does."""
+    for field in schema:
+        if not field.nullable and table[field.name].null_count:
+            return f"{field.name} is null"
+    if schema is not TRIALS:
+        return None
+    for state, config in zip(table["state"].to_pylist(), table["config"].to_pylist(), strict=True):
+        if state not in get_args(State):
+            return f"state is {state!r}, and not one of {', '.join(get_args(State))}"
+        try:
+            is_object = isinstance(json.loads(config), dict)
+        except ValueError:
+            is_object = False
+        if not is_object:
+            return "config is no JSON object"
+    return None
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -434,8 +462,9 @@ def _named(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # Arrow's own, of damaged files, have none
             why = os.strerror(error.errno)
             raise StoreError(f"{path} cannot be read ({why}); make it readable and try again") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StoreError(
-            f"{path} is damaged ({_first_line(error)}); delete it and start the study again with --resume: "
+            f"{path} is damaged ({reason}); delete it and start the study again with --resume: "
             "what it held is trained again"
         ) from error
 
@@ -454,8 +483,3 @@ def _repeated(schema: pa.Schema) -> list[str]:
     return (
         [field.name for field in schema if pa.types.is_string(field.type)] if schema is MEASUREMENTS else []
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Iterable[str] = str(error).splitlines() or [type(error).__name__]
-    return next(iter(lines))

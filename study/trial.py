@@ -174,8 +174,7 @@ def _member(config: TrialConfig, resume: Path | None, device: torch.device | str
     else:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            specs = datasets.DATASETS[config.data.name].modalities
-            model = MultimodalVae(specs, config.model, config.objective)
+            model = MultimodalVae(config.spec.modalities, config.model, config.objective)
     return Member(model.to(device), config.training, config.seed, state)
 
 

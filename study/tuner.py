@@ -1,11 +1,12 @@
-"""Ray Tune drives a study: joins or starts Ray, gives each trial its resources, follows what happens."""
+"""Ray Tune drives a study: gives each trial its resources, follows what happens."""
 
 import errno
-import logging
 import os
 import pickle
-import secrets
 import signal
+import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,20 +14,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
 from optuna.exceptions import StorageInternalError
 from ray import tune
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from study import store
-from study.config import ClusterError, Study
+from study.config import GOES_ON, ClusterError, Study
 from study.display import Display
 from study.files import FilesError
+from study.joining import join_or_start
 from study.loggers import Loggers
 from study.manifest import write_ended
 from study.mirror import Mirror
@@ -34,15 +37,9 @@ from study.record import Trial, is_disk_full, record_end
 from study.search import Search
 from study.worker import LOST, train_mirrored, train_on_workers
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The project's folder, from which trials import."""
-
 DRIVER_MEMORY = 400 * 2**20
 """Bytes that a trial's driver process is allowed when workers of its own do the training. It holds no
 CPU: drivers that did would keep their workers from starting, for ever."""
-
-_START_S = 120.0
-"""Seconds within which Ray should have started a process on this machine."""
 
 MAX_CRASHES = 2
 """How often a trial whose process vanished is tried again, from its last checkpoint."""
@@ -54,20 +51,8 @@ _SILENT = "the database of --storage does not answer, or refuses"
 
 _DISK_IS_FULL = "disk_is_full"
 _UNSHARED = "unshared"
-"""What a trial reports instead of an epoch when it could not write."""
-
-ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-"""Variables by which the GNU C library keeps what a trial's process frees for what comes next. Else it gives
-large blocks back to the system in each step, and gets others from there, zeroed page by page."""
-
-_ON_CLUSTERS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # a node that has yet to be started takes minutes
-}
-"""Settings of Ray Train in the processes of trials, which have other environments than the study's."""
-
-_EXCLUDED = [".venv", ".git", "runs", "*.npz", "**/__pycache__"]
+"""What a trial reports instead of an epoch when the disk was full, or when its node does not see the study's
+folder."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +67,12 @@ class Outcome:
     """Trials that have yet to end, because the user interrupted the study or its budget is spent."""
 
     budget_is_spent: bool
-    """Whether that is why; not where those that ran have not ended either."""
+    """Whether trials are missing because the budget is spent, and none that ran was interrupted."""
 
 
 def run_study(study: Study) -> Outcome:
     """Train what is missing of a study, and return when all has ended or the user interrupts."""
-    mirror = Mirror(study.out, study.remote)
+    mirror = Mirror(study.out, study.bucket_url)
     mirror.know_run()
     for begun in (study.out / "checkpoints").glob("*"):
         mirror.fetch_notes(begun.name)  # which say what a trial has taken so far
@@ -98,7 +83,7 @@ def run_study(study: Study) -> Outcome:
     for trial_id in search.charged:
         mirror.push_row(trial_id)
     searcher = _StudySearcher(search, mirror)
-    started_here = _join_or_start(study)
+    started_here = join_or_start(study)
     try:
         concurrent = searcher.slots = _concurrency(study)
         use_gpu = study.gpus_per_worker > 0
@@ -112,7 +97,7 @@ def run_study(study: Study) -> Outcome:
                 {"CPU": 0, "memory": DRIVER_MEMORY},
             )
         display = Display(study.name, search.num_missing, study.base.training.epochs, study.objectives[0])
-        with _sigterm_as_interrupt(), display, Loggers(study, mirror.read_measurements) as loggers:
+        with _sigterm_as_interrupt(display), display, Loggers(study, mirror.read_measurements) as loggers:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -139,15 +124,7 @@ def run_study(study: Study) -> Outcome:
     finally:
         if started_here:
             ray.shutdown()
-    if isinstance(searcher.broken, StorageInternalError):
-        raise FilesError(_SILENT) from searcher.broken
-    if searcher.broken is not None and not is_disk_full(searcher.broken):
-        raise searcher.broken
-    searcher.disk_is_full |= searcher.broken is not None
-    if searcher.unshared:
-        raise ClusterError(searcher.unshared)
-    if searcher.disk_is_full:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(study.out))
+    _raise_what_broke(searcher, study.out)
     if not search.num_missing:
         write_ended(study.out)
         mirror.push("manifest.json")
@@ -165,80 +142,57 @@ def run_study(study: Study) -> Outcome:
     )
 
 
-def _join_or_start(study: Study) -> bool:
-    """Connect to the cluster at `study.address`, or start Ray on this machine; whether either was needed.
-
-    What Ray refuses is a ClusterError.
-    """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # not every epoch is evaluated
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # nothing is ever read from Ray's own snapshots
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the display takes the place of Ray's own
-    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # and names a trial that fails, with its reason
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # the display says what failed, and why
-    if ray.is_initialized():
-        return False
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if study.address:
-            way = f"join a Ray cluster at {study.address}; check --address, the token and the nodes' versions"
-            environment: dict[str, Any] = {"env_vars": _ON_CLUSTERS | ALLOCATOR}
-            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its code itself
-                environment |= {"working_dir": str(ROOT), "excludes": _EXCLUDED}
-            ray.init(address=study.address, runtime_env=environment, **quiet)
-        else:
-            way = "start Ray on this machine; check HOME, and what the environment says of Ray's token"
-            _make_token()
-            paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-            environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ALLOCATOR}}
-            # "local": else Ray would join another study's instance here, or wait for one that is gone.
-            ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        if is_disk_full(error):  # whatever Ray made of it
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise ClusterError(f"cannot {way} ({error})") from None
-    if not study.address:
-        _await_process()
-    return True
-
-
-def _await_process() -> None:
-    """Ray tries again and again to start a process that cannot run, and a study would wait without a word."""
-    try:
-        ray.get(ray.remote(num_cpus=0)(lambda: None).remote(), timeout=_START_S)
-    except GetTimeoutError:
-        logs = Path(ray._private.worker._global_node.get_logs_dir_path())
-        ray.shutdown()
-        raise ClusterError(
-            f"Ray started no process on this machine within {_START_S:.0f} s; {logs / 'raylet.err'} says why"
-        ) from None
-
-
-def _make_token() -> None:
-    """The user's token for Ray on this machine, for his eyes alone; Ray would let every user read it."""
-    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if elsewhere or os.environ.get("RAY_AUTH_MODE", "token") != "token":
-        return
-    file = Path.home() / ".ray" / "auth_token"
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(descriptor, secrets.token_hex(32).encode())
-        os.close(descriptor)
-    file.chmod(0o600)
+def _raise_what_broke(searcher: "_StudySearcher", out: Path) -> None:
+    """End the study with what was no trial's fault, if there was something."""
+    broken = searcher.broken
+    if isinstance(broken, StorageInternalError):
+        raise FilesError(_SILENT) from broken
+    if broken is not None and not is_disk_full(broken):
+        raise broken
+    if searcher.unshared:
+        raise ClusterError(searcher.unshared)
+    if searcher.disk_is_full or broken is not None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def _sigterm_as_interrupt(display: Display) -> Iterator[None]:
     """What kill, Slurm or systemd send ends the study as Ctrl-C does; Ray itself would crash by it."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    ended = threading.Event()
+    watch = threading.Thread(target=_leave_without_ray, args=(display, ended), daemon=True)
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):  # it watches already
+            watch.start()
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):  # a script's background job ignores Ctrl-C
+            handler = signal.default_int_handler
+        handler(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
+        ended.set()
         signal.signal(signal.SIGTERM, before)
+
+
+def _leave_without_ray(display: Display, ended: threading.Event) -> None:
+    """End the process where the signal went to Ray's, too: it would wait a minute for them, and crash.
+
+    So `timeout`, systemd and Slurm send it. All that counts is in the folder by then, as after a crash.
+    """
+    host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
+    while not ended.wait(0.5):
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except ConnectionRefusedError:
+            display.close()
+            sys.stderr.write(f"interrupted; {GOES_ON}\n")
+            sys.stderr.flush()
+            os._exit(130)
+        except OSError:
+            continue
 
 
 def _available(resource: str) -> int:

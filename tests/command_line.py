@@ -11,6 +11,9 @@ from mmjsd import data as datasets
 from study import manifest
 from study.run import main
 
+BOTH = "--objectives mean_coherence log_likelihood"
+"""Options of a study with two objectives."""
+
 
 @dataclass
 class Tuner:

@@ -48,6 +48,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @st.composite
 def weighted_experts(draw: st.DrawFn, min_experts: int = 1) -> tuple[Gaussian, Tensor]:
     """Float64 experts `[expert, batch, latent]` and positive weights that sum to one."""
@@ -81,6 +86,13 @@ def some_data(model, batch, seed=0) -> dict[str, torch.Tensor]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def _tiny_networks(size: int) -> Networks:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from study import store
+from tests.studies import trial
 
 MODALITIES = ("mnist", "svhn", "text")
 TEST_GAP = 0.02
@@ -82,8 +83,27 @@ def write_study(
             rows = _replaced(rows, tested(params, rng), epochs)
         store.write_measurements(run, trial_id, [identity | row for row in rows])
         if condition != "RUNNING":
-            row = identity | _trial(level, condition, error, epochs, information) | {"phase": phase}
-            row["config"] = json.dumps(_config(information, params), sort_keys=True)
+            is_complete = condition == "COMPLETE"
+            row = trial(
+                **identity,
+                phase=phase,
+                space=information["space"],
+                state=condition,
+                error="" if is_complete else error,
+                epochs=epochs,
+                started_at=_START,
+                finished_at=_START + timedelta(seconds=30),
+                wall_s=30.0,
+                device_s=30.0,
+                evaluation_s=12.0,
+                samples_per_s=1000.0,
+                peak_memory_gib=0.5,
+                device="cpu",
+                commit="0123456",
+                objective_metric=information["objective_metric"],
+                objective_value=level if is_complete else None,
+                config=json.dumps(_config(information, params), sort_keys=True),
+            )
             store.write_trial(run, row, params)
     return run
 
@@ -150,33 +170,6 @@ def manifest_json() -> dict[str, Any]:
         "command": "study/run.py --space subspaces --out runs/subspaces",
         "started_at": _START.isoformat(),
         "data": {"name": "digits", "digest": "sha256:00ff", "num_classes": 10},
-    }
-
-
-def _trial(
-    level: float, state: str, error: str, epochs: int, information: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "space": information["space"],
-        "seed": 1,
-        "state": state,
-        "error": "" if state == "COMPLETE" else error,
-        "epochs": epochs,
-        "started_at": _START,
-        "finished_at": _START + timedelta(seconds=30),
-        "wall_s": 30.0,
-        "device_s": 30.0,
-        "evaluation_s": 12.0,
-        "samples_per_s": 1000.0,
-        "peak_memory_gib": 0.5,
-        "workers": 1,
-        "device": "cpu",
-        "host": "host",
-        "commit": "0123456",
-        "dirty": False,
-        "versions": "{}",
-        "objective_metric": information["objective_metric"],
-        "objective_value": level if state == "COMPLETE" else None,
     }
 
 

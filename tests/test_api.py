@@ -8,21 +8,19 @@ import pytest
 from analysis.api import load
 from analysis.estimates import differs_from_zero, holm, pool
 from analysis.findings import contrasts
+from analysis.reading import ReportError
 from analysis.report import write_report
 from analysis.results import Quantity
 from analysis.wording import fixed
+from tests.reports import shortcut
 from tests.synthetic import MODALITIES, grid, write_study
 
-SUBSPACES = grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5))
-
-
-def shortcut(params):
-    return 0.7 - 0.006 * params["model.style_dim"] * (params["objective.beta"] < 1)
+SIX = grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 2.5))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return write_study(tmp_path_factory.mktemp("runs") / "subspaces", SUBSPACES, shortcut)
+    return write_study(tmp_path_factory.mktemp("runs") / "subspaces", SIX, shortcut)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +55,13 @@ def test_tables_are_those_of_the_files(study, run):
     assert len(study.trials) == len(trials) == 12
     assert len(study.measurements) == len(pd.read_parquet(run / "results" / "measurements"))
     assert set(study.measurements["run"]) == {"subspaces"}
+
+
+def test_runs_are_given_one_by_one_or_as_a_list_and_there_must_be_one(study, run):
+    assert load([run]).configs.equals(study.configs)
+    for nothing in ((), ([],)):
+        with pytest.raises(ReportError, match="no run is given; give the --out folder"):
+            load(*nothing)
 
 
 def test_configs_have_the_mean_of_their_replicates(study):
@@ -101,7 +106,7 @@ def test_a_constant_has_no_error_and_tells_nothing_of_the_others(tmp_path):
             ("coherence", "", "mnist", "svhn"): share if size else 0.5,
         }
 
-    study = load(write_study(tmp_path / "run", SUBSPACES, shortcut, replicates=3, tested=divergence))
+    study = load(write_study(tmp_path / "run", SIX, shortcut, replicates=3, tested=divergence))
     scores = study.scores("style_divergence").query("target == 'mnist'").set_index("model.style_dim")
     assert (scores.loc[0, ["mean", "standard_error", "low", "high"]] == 0).all(axis=None)
     rows = study.measurements.query("split == 'test' and metric == 'style_divergence' and target == 'mnist'")
@@ -157,7 +162,7 @@ def test_pareto_takes_what_the_test_split_has_measured(tmp_path):
             found["frechet_distance", "", "", name] = 10.0 * number
         return found
 
-    study = load(write_study(tmp_path / "run", SUBSPACES, shortcut, tested=tested))
+    study = load(write_study(tmp_path / "run", SIX, shortcut, tested=tested))
     likely = study.pareto("log_likelihood")
     assert likely["log_likelihood"].tolist() == (-1800 - likely["model.style_dim"]).tolist()
     assert likely.loc[likely["on_front"], "log_likelihood"].max() == likely["log_likelihood"].max()
@@ -169,7 +174,7 @@ def test_pareto_takes_what_the_test_split_has_measured(tmp_path):
 
 def test_attainment_tells_a_sure_front_from_a_lucky_one(tmp_path):
     sure = write_study(
-        tmp_path / "sure", SUBSPACES, lambda params: 0.3 + 0.02 * params["model.style_dim"], noise=0.001
+        tmp_path / "sure", SIX, lambda params: 0.3 + 0.02 * params["model.style_dim"], noise=0.001
     )
     points = load(sure).pareto("loss", "objective")
     assert points.loc[points["on_front"], "attainment"].max() > 0.4
@@ -177,7 +182,7 @@ def test_attainment_tells_a_sure_front_from_a_lucky_one(tmp_path):
 
 
 def test_a_study_without_an_ended_trial_has_empty_frames(tmp_path):
-    run = write_study(tmp_path / "run", SUBSPACES, shortcut, state=lambda *_: "PLANNED")
+    run = write_study(tmp_path / "run", SIX, shortcut, state=lambda *_: "PLANNED")
     (run / "results").mkdir()
     study = load(run)
     for frame in (study.trials, study.configs, study.scores(), study.effects(), study.importance()):
@@ -206,7 +211,7 @@ FRAMES = {
 
 
 def test_a_frame_has_its_columns_without_a_row_too(tmp_path):
-    empty = load(write_study(tmp_path / "run", SUBSPACES, shortcut, state=lambda *_: "RUNNING"))
+    empty = load(write_study(tmp_path / "run", SIX, shortcut, state=lambda *_: "RUNNING"))
     for name, columns in FRAMES.items():
         frame = empty.configs if name == "configs" else getattr(empty, name)()
         assert frame.columns.tolist() == columns.split(), name

@@ -99,6 +99,34 @@ def test_bold_is_the_best_of_what_a_column_shows(tmp_path):
     assert bold == {"mmJSD (MS)": [True] * 5, "MMVAE (MS)": [False] * 5, "MVAE (MS)": [False] * 5}
 
 
+def test_nothing_is_bold_where_all_are_tied(tmp_path):
+    def tested(params, rng):
+        return {name: 0.5 + 0.01 * rng.standard_normal() for name in scores(params, rng)}
+
+    configs = grid(objective__name=("mmjsd", "mmvae", "mvae"))
+    run = write_study(
+        tmp_path / "run", configs, lambda params: 0.4, modalities=MODALITIES, tested=tested, replicates=4
+    )
+    table = precision_table(load(run).findings)
+    assert table is not None
+    assert not any(cell.bold for row in table.rows for cell in row.cells)
+
+
+def test_a_single_modality_has_one_column(tmp_path):
+    configs = grid(objective__beta=(1.0, 2.5))
+    run = write_study(
+        tmp_path / "run",
+        configs,
+        lambda params: 0.4,
+        modalities=("face",),
+        tested=lambda params, rng: {("mean_probe_average_precision", "", "face", ""): 0.5},
+    )
+    table = precision_table(load(run).findings)
+    assert table is not None
+    assert table.titles == ("model", "#", "face")
+    assert table.groups == (("", 2), ("latent representation", 1))
+
+
 def test_table_has_the_papers_layout_and_its_numbers_where_the_data_are_its_own(run):
     dataset, folder = run
     table = precision_table(load(folder).findings)

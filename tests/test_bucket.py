@@ -15,7 +15,7 @@ from tests.command_line import refused, start
 from tests.command_line import tuner as tuner  # a fixture
 from tests.storage import credentials as credentials  # a fixture
 from tests.storage import server as server  # a fixture
-from tests.test_store import trial
+from tests.studies import trial
 
 SMOKE = "--space smoke --preset laptop --out"
 
@@ -33,7 +33,7 @@ def pushing(tuner, monkeypatch):
     run_study = tuner.run_study
 
     def push(study):
-        Mirror(study.out, study.remote).know_run()
+        Mirror(study.out, study.bucket_url).know_run()
         return run_study(study)
 
     monkeypatch.setattr(sys.modules["study.tuner"], "run_study", push)
@@ -44,7 +44,7 @@ def test_a_study_starts_in_a_folder_of_this_machine_and_says_where_it_is_kept(pu
     caplog.set_level("INFO")
     url = "s3://studies/cli/begun"
     assert start(f"{SMOKE} {url}") == 0
-    assert (pushing.study.remote, pushing.study.name) == (url, "begun")
+    assert (pushing.study.bucket_url, pushing.study.name) == (url, "begun")
     assert pushing.study.out == local_folder(url)
     assert f"results: {url}/results" in caplog.text
     assert f"python analysis/report.py {url}" in caplog.text
@@ -151,7 +151,8 @@ def test_a_dry_run_knows_the_trials_of_the_bucket_and_of_no_other_study(
     assert "for the base config, by a rule" in capsys.readouterr().out
     assert start(f"{SMOKE} {url}") == 0
     store.write_trial(local_folder(url), row, {})
-    Mirror(local_folder(url), url).push("results/trials/0-r0.parquet")
+    store.write_measurements(local_folder(url), "0-r0", [])
+    Mirror(local_folder(url), url).push("results/measurements/0-r0.parquet", "results/trials/0-r0.parquet")
     monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "elsewhere"))
     assert start(f"{SMOKE} {url} --resume --dry-run") == 0
     assert "like the 1 complete here" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from study.config import Study, TrialConfig
 from study.search import Search
 from study.space import Choice, SearchSpace
-from tests.test_search import end, measured, optuna_trials, run, study
+from tests.studies import end, measured, optuna_trials, run, study
 
 
 def confirming(out, **changes) -> Study:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,8 @@ import pytest
 
 from study.search import Search
 from study.space import Choice, SearchSpace, Simplex
-from tests.test_search import end, study
+from tests.nodes import free_port
+from tests.studies import end, study
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
@@ -35,9 +35,7 @@ def running(tmp_path):
 def address(running):
     """Where a dashboard serves the study's journal, on this machine alone."""
     pytest.importorskip("optuna_dashboard")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "optuna_dashboard._cli", str(running[0]), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -9,7 +9,7 @@ import pytest
 from study import store
 from study.record import record_end
 from study.search import Search
-from tests.test_search import end, run, study
+from tests.studies import end, run, study
 
 
 def test_device_seconds_are_summed_over_sessions(tmp_path):

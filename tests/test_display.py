@@ -15,6 +15,13 @@ from study.record import Trial
 from study.run import Notes
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(display, "time", clock)
+    return clock
+
+
 def trial_of(params, epochs=4):
     config = TrialConfig().with_fields({"training.epochs": epochs})
     return Trial("", "", Path(), config, params, 0, "search", ("loss",), 1, "", False, "{}")
@@ -50,11 +57,8 @@ def test_names_the_replicates_of_a_confirmation_from_one(monkeypatch):
     assert texts[-1].strip() == "base config, fresh replicate 2"
 
 
-def test_epochs_that_will_not_be_trained_take_no_time(monkeypatch):
+def test_epochs_that_will_not_be_trained_take_no_time(monkeypatch, clock):
     """Of three trials of ten epochs one goes on from its seventh, and one is stopped after its third."""
-    clock = SimpleNamespace(now=0.0)
-    clock.monotonic = lambda: clock.now
-    monkeypatch.setattr(display, "time", clock)
     row = {"state": "STOPPED", "objective_value": None, "error": ""}
     monkeypatch.setattr(display.store, "read_trial", lambda out, trial_id: row)
     first, second, _ = (
@@ -104,12 +108,9 @@ def test_shows_names_as_they_are(monkeypatch, case):
     assert f"on validation with what {case}" in "\n".join(lines_of(shown))
 
 
-def test_counts_each_trials_own_epochs(monkeypatch):
+def test_counts_each_trials_own_epochs(monkeypatch, clock):
     """Where the space varies them: of trials of 6, 2 and, by the base config, 4 epochs, one is left."""
     monkeypatch.setenv("COLUMNS", "100")
-    clock = SimpleNamespace(now=0.0)
-    clock.monotonic = lambda: clock.now
-    monkeypatch.setattr(display, "time", clock)
     monkeypatch.setattr(display, "store", complete(0.5))
     shown = Display("study", 3, 4, "loss")
     for name, epochs in (("a", 6), ("b", 2)):

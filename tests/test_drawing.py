@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from analysis import figures, simplexes
+from analysis import figures, parallel, simplexes
 from analysis.drawing import STYLE, broken, save, short_labels
 from analysis.findings import find
 from analysis.reading import load
@@ -88,7 +88,7 @@ def painted(monkeypatch):
             known[name] = Figure(figsize=(8.2, height), layout="constrained")
             paint(known[name])
 
-    for module in (figures, simplexes):
+    for module in (figures, parallel, simplexes):
         monkeypatch.setattr(module, "save", keep)
 
     def draw(run):

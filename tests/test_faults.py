@@ -11,16 +11,16 @@ import time
 from pathlib import Path
 from types import MappingProxyType
 
-import optuna
 import psutil
 import pytest
 
 from study import store
+from tests.nodes import ROOT
+from tests.studies import optuna_trials
 from tests.test_study import measurements
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
     *("--space", "smoke", "--trials", "1", "--max-concurrent", "1"),
     *("--training.epochs", "3", "--data.samples_per_epoch", "200", "--evaluation.probe_samples", "100"),
@@ -88,12 +88,7 @@ def trials(out):
 
 def told(out):
     """The states of the configs, as Optuna knows them."""
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(out / "optuna.journal"))
-    )
-    return [
-        trial.state.name for trial in optuna.load_study(study_name=out.name, storage=storage).get_trials()
-    ]
+    return [trial.state.name for trial in optuna_trials(out)]
 
 
 def wait_for(flag, process, seconds=900):
@@ -311,16 +306,18 @@ def test_of_optuna_cost_no_result(killed, run, undisturbed, damage, configs):
     assert_whole(killed, undisturbed, configs)
 
 
-# Ctrl-C, which the terminal sends to the driver and all that it has started ...
+# Ctrl-C of a terminal, or SIGTERM of `timeout` and systemd, to the driver and all that it has started ...
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_ends_the_study_which_goes_on_later(start, run, tmp_path, undisturbed, times):
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]], ids=["C", "CC", "TERM"]
+)
+def test_ends_the_study_which_goes_on_later(start, run, tmp_path, undisturbed, signals):
     out = tmp_path / "study"
     process = start(out)
     wait_for(out / "results" / "trials", process)
-    for _ in range(times):
-        os.killpg(process.pid, signal.SIGINT)
+    for number in signals:
+        os.killpg(process.pid, number)
         time.sleep(0.5)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 130, said

@@ -25,11 +25,11 @@ from mmjsd.train import fit, load_checkpoint, read_notes, save_checkpoint
 from study import manifest, run, store
 from study.config import TrialConfig, field_paths
 from study.run import main
+from tests.nodes import ROOT
+from tests.studies import measurement, trial
 from tests.test_data import FILES, made_up
-from tests.test_store import measurement, trial
 from tests.test_train import pairs
 
-ROOT = Path(__file__).resolve().parents[1]
 FEW, MANY = 25, 2_000
 
 cases = pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def refused_or_planned(arguments: list[str], capsys: pytest.CaptureFixture[str])
 
 
 @cases
-def test_a_space_file(count, tmp_path, capsys):
+def test_a_space_file_is_planned_or_refused_in_one_sentence(count, tmp_path, capsys):
     whole = (ROOT / "search_spaces" / "priors.py").read_text()
     file = tmp_path / "space.py"
 
@@ -124,7 +124,7 @@ def test_a_space_file(count, tmp_path, capsys):
 
 
 @cases
-def test_an_option(count, tmp_path, capsys):
+def test_an_option_is_planned_or_refused_in_one_sentence(count, tmp_path, capsys):
     @tried(count)
     @given(st.sampled_from(field_paths(TrialConfig())), VALUES.map(str) | VALUES.map(json.dumps))
     def check(path: str, value: str) -> None:
@@ -134,7 +134,7 @@ def test_an_option(count, tmp_path, capsys):
 
 
 @cases
-def test_the_file_that_says_what_a_study_is(count, tmp_path, capsys):
+def test_a_study_json_is_planned_or_refused_in_one_sentence(count, tmp_path, capsys):
     out = tmp_path / "run"
     command = ["--space", "smoke", "--out", str(out)]
     out.mkdir()
@@ -157,7 +157,7 @@ def study_json(command: list[str]) -> dict[str, Any]:
 
 @cases
 @pytest.mark.parametrize("table", ["trials", "measurements"])
-def test_a_file_of_results(count, table, tmp_path):
+def test_a_file_of_results_is_read_or_refused_by_name(count, table, tmp_path):
     store.write_trial(tmp_path, trial(objective_value=0.25), {"objective.beta": 2.5})
     store.write_measurements(tmp_path, "abc-r0", [measurement(0.1), measurement(0.2, epoch=2)])
     file = min((tmp_path / "results" / table).glob("*.parquet"))
@@ -173,7 +173,7 @@ def test_a_file_of_results(count, table, tmp_path):
 
 
 @cases
-def test_a_checkpoint(count, tmp_path):
+def test_a_checkpoint_is_read_or_refused_by_name(count, tmp_path):
     torch.manual_seed(0)
     config = ModelConfig(content_dim=2, style_dim=1, width=0.01)
     model = MultimodalVae(DATASETS["digits"].modalities, config, ObjectiveConfig())
@@ -199,7 +199,7 @@ def test_a_checkpoint(count, tmp_path):
 
 
 @cases
-def test_a_file_of_images(count, tmp_path, monkeypatch):
+def test_a_file_of_images_is_read_or_refused_by_name(count, tmp_path, monkeypatch):
     monkeypatch.setenv("MMJSD_CACHE", str(tmp_path / "cache"))
     for name, shape in FILES.items():
         np.savez_compressed(tmp_path / f"{name}.npz", **made_up(shape))
@@ -218,7 +218,7 @@ def test_a_file_of_images(count, tmp_path, monkeypatch):
 
 @cases
 @pytest.mark.parametrize("name", ["gpu.yaml", "kuberay.yaml", "slurm.sh"])
-def test_a_launcher(count, name, tmp_path):
+def test_a_launcher_is_checked_or_refused_by_name(count, name, tmp_path):
     file = tmp_path / name
 
     @tried(count)

@@ -8,15 +8,11 @@ from scipy.integrate import trapezoid
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 from torch.testing import assert_close
 
-from mmjsd.gaussian import Gaussian, Mixture, choose, kl, kl_to_standard, product, stack, standard_like
-from tests.conftest import weighted_experts
+from mmjsd.gaussian import Gaussian, Mixture, kl, kl_to_standard, product, stack, standard_like
+from tests.conftest import double, weighted_experts
 
 BELOW_ONE = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)).item()
 GRID = torch.linspace(-40, 40, 40_001, dtype=torch.float64)
-
-
-def double(values) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def as_normal(gaussian: Gaussian) -> Normal:
@@ -193,6 +189,11 @@ def weights_with_zeros(draw):
     return torch.tensor(weights)
 
 
+def choose(experts, weights, choice):
+    batch = experts.mu.shape[1]
+    return Mixture(experts, weights.reshape(len(weights), -1).expand(-1, batch)).choose(choice)
+
+
 @given(weights_with_zeros(), st.lists(st.floats(0, BELOW_ONE, width=32), max_size=5))
 def test_choose_never_takes_an_expert_of_weight_zero(weights, choices):
     choice = torch.tensor([0.0, BELOW_ONE, *choices])
@@ -201,19 +202,6 @@ def test_choose_never_takes_an_expert_of_weight_zero(weights, choices):
     positive = weights.nonzero()[:, 0]
     assert chosen.mu[0, 0] == positive[0]
     assert chosen.mu[1, 0] == positive[-1]
-
-
-def test_choose_never_rounds_up_to_a_last_expert_of_weight_zero():
-    weights = torch.cat([torch.rand(3, 20_000), torch.zeros(1, 20_000)])
-    chosen = choose(ladder(4, 20_000), weights, torch.full((20_000,), BELOW_ONE))
-    assert chosen.mu.max() == 2
-
-
-@pytest.mark.parametrize("weights", [[0.0, 0.5, 0.5], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])
-def test_choose_skips_weight_zero_at_either_end_of_the_unit_interval(weights):
-    chosen = choose(ladder(3, 2), torch.tensor(weights), torch.tensor([0.0, BELOW_ONE])).mu[:, 0]
-    positive = [j for j, weight in enumerate(weights) if weight]
-    assert chosen.tolist() == [positive[0], positive[-1]]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.6])
@@ -257,17 +245,6 @@ def test_mixture_has_the_density_of_torch_distributions(case, seed):
     expected = MixtureSameFamily(Categorical(weights.expand(batch, -1)), components).log_prob(z)
     mixture = Mixture(experts, weights[:, None].expand(-1, batch))
     assert_close(mixture.log_prob(z), expected)
-
-
-@given(weighted_experts(min_experts=2), st.floats(0, 0.99))
-def test_mixture_chooses_as_the_function_does(case, choice):
-    experts, weights = case
-    batch = experts.mu.shape[1]
-    draws = torch.full((batch,), choice)
-    chosen = Mixture(experts, weights[:, None].expand(-1, batch)).choose(draws)
-    expected = choose(experts, weights, draws)
-    assert torch.equal(chosen.mu, expected.mu)
-    assert torch.equal(chosen.logvar, expected.logvar)
 
 
 def test_mixture_of_one_expert_needs_no_choice():

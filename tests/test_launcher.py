@@ -160,6 +160,17 @@ MISTAKES = {
             "region: us-west-2\n  availability_zone: us-east-1a",
             "does not lie in region",
         ),
+        "a region that is not": ("region: us-west-2", "region: us-wset-2", "'us-wset-2' is no region of AWS"),
+        "a secret key in a command": (
+            "export RAY_AUTH_MODE=token",
+            "export AWS_SECRET_ACCESS_KEY='wJalrXUtnFEMI/K7MDENG' RAY_AUTH_MODE=token",
+            "holds a secret",
+        ),
+        "a session's token in a command": (
+            "setup.sh boto3]",
+            "setup.sh && AWS_SESSION_TOKEN=IQo]",
+            "a secret",
+        ),
         "a key in the file": ("setup.sh boto3]", "setup.sh boto3, AKIAIOSFODNN7EXAMPLE]", "holds a secret"),
         "an unpinned environment": (
             "[bash ~/mmjsd-study/cluster/setup.sh]",
@@ -179,6 +190,11 @@ MISTAKES = {
     },
     "gcp.yaml": {
         "typo in GCP's node config": ("machineType: g2", "machinetype: g2", "did you mean machineType?"),
+        "a machine that is not": (
+            "g2-standard-4  #",
+            "g2-standart-4  #",
+            "machineType cannot be 'g2-standart-4'; did you mean 'g2-standard-4'?",
+        ),
         "a GPU that Ray does not know": ("{CPU: 4, GPU: 1}", "{CPU: 4}", "that resources do not name"),
         "no zone": ("  availability_zone: us-west1-a\n", "", "provider.availability_zone is missing"),
         "an old driver": ("with-nvidia-580", "with-nvidia-570", "driver 570 is too old"),
@@ -192,6 +208,12 @@ MISTAKES = {
     },
     "kuberay.yaml": {
         "typo in a RayJob": ("shutdownAfterJobFinishes", "shutdownAfterJobFinish", "did you mean"),
+        "typo in requests": (
+            'requests: {cpu: "4", memory: 16Gi',
+            'requests: {cpu: "4", memroy: 16Gi',
+            "gpu: requests has no field 'memroy'; did you mean memory?",
+        ),
+        "a disk by another name": ("ephemeral-storage: 40Gi", "storage: 40Gi", "has no field 'storage'"),
         "too small a disk": ("ephemeral-storage: 40Gi", "ephemeral-storage: 4000M", "expected 30Gi or more"),
         "a pod without GPU": ('nvidia.com/gpu: "1", ', "", "no trial would get a GPU"),
         "a request without a limit": (
@@ -208,6 +230,7 @@ MISTAKES = {
     "slurm.sh": {
         "typo of sbatch": ("--gpus-per-node=1", "--gpu-per-node=1", "did you mean --gpus-per-node?"),
         "tasks of a node by another name": ("--ntasks-per-node=1", "--tasks-per-node=4", "expected 1"),
+        "a time that is none": ("--time=08:00:00", "--time=abc", "--time cannot be 'abc'; expected minutes"),
         "a token for all": ("umask 077", "umask 022", "could read the token"),
         "bad bash": ("end() {", "end( {", "syntax error"),
     },
@@ -247,6 +270,7 @@ def test_names_the_mistake(tmp_path, name, mistake):
             (("--requeue", "--threads-per-core=1 --gres-flags=enforce-binding -s --deadline=now+9hour"),),
         ),
         ("slurm.sh", (("--requeue", "--a-plugin-of-the-site=1"),)),
+        *(("slurm.sh", (("08:00:00", time),)) for time in ("480", "480:30", "1-8", "1-8:0:0", "UNLIMITED")),
         ("slurm.sh", (("--ntasks-per-node=1", "--tasks-per-node=1"),)),
         ("slurm.sh", (("--requeue", "--container-image=a.sqsh --container-mounts=/a:/b --container-env=A"),)),
         ("slurm.sh", (("--requeue", "--container-name=a --container-workdir=/a --container-mount-home"),)),
@@ -262,6 +286,11 @@ def test_names_the_mistake(tmp_path, name, mistake):
         ),
         ("gcp.yaml", (("- boot: true", f"- boot: true\n{10 * ' '}diskEncryptionKey: {{}}"),)),
         ("gcp.yaml", (("machineType: g2", "networkPerformanceConfig: {}\n      machineType: g2"),)),
+        ("kuberay.yaml", (("ephemeral-storage: 40Gi}", "ephemeral-storage: 40Gi, hugepages-2Mi: 4Mi}"),)),
+        (
+            "gpu.yaml",
+            (("ray start --head", 'AWS_SESSION_TOKEN="$OWN" AWS_SECRET_ACCESS_KEY=$KEY ray start --head'),),
+        ),
         ("gpu.yaml", (("{CPU: 4, GPU: 1}", "{CPU: 4}"),)),
         ("gpu.yaml", (("{CPU: 4, GPU: 1}", "{}"),)),
         ("gpu.yaml", (("    resources: {CPU: 4, GPU: 1}\n", ""),)),
@@ -269,6 +298,8 @@ def test_names_the_mistake(tmp_path, name, mistake):
         ("gpu.yaml", (("g6.xlarge", "g7e.2xlarge"),)),
         ("gpu.yaml", (("GPU: 1}", "GPU: 8}"), ("g6.xlarge", "p6-b200.48xlarge"))),
         ("gcp.yaml", (("g2-standard-4", "g4-standard-48"),)),
+        ("gcp.yaml", (("e2-standard-2", "n2-custom-2-8192"),)),
+        ("gcp.yaml", (("e2-standard-2", "n9-newkind-2"),)),
         ("gcp.yaml", (("GPU: 1}", "GPU: 8}"), ("g2-standard-4", "a4-highgpu-8g"))),
     ],
 )
@@ -396,6 +427,12 @@ def test_what_ray_has_to_say_of_a_file_is_a_finding_alone(tmp_path, capfd):
 def test_refuses_options_of_a_running_cluster_with_a_file(capsys):
     assert doctor.main(["cluster/gpu.yaml", "--out", "/tmp"]) == 2
     assert "leave FILE out" in capsys.readouterr().err
+
+
+def test_knows_the_form_of_all_regions():
+    regions = [region for each in Loader().load_data("endpoints")["partitions"] for region in each["regions"]]
+    assert len(regions) > 40
+    assert all(re.fullmatch(providers._AWS_REGION, region) for region in regions)
 
 
 def test_counts_the_gpus_of_instances_that_exist():

@@ -13,8 +13,8 @@ from analysis.estimates import estimate_mean_of_configs, pool
 from analysis.leaks import leak_sentences
 from analysis.results import Quantity
 from tests import synthetic
+from tests.reports import SUBSPACES, report, shortcut
 from tests.synthetic import grid, write_study
-from tests.test_report import SUBSPACES, report, shortcut
 
 
 def verdict(run):

@@ -12,7 +12,7 @@ from mmjsd.likelihood import log_importance_weights, log_likelihood, log_likelih
 from mmjsd.model import subsets
 from mmjsd.objective import draw_latents
 from mmjsd.specs import JOINT
-from tests.conftest import TINY, TINY_SCALE, linear_log_likelihood
+from tests.conftest import TINY, TINY_SCALE, linear_log_likelihood, seeded
 
 NAMES = tuple(spec.name for spec in TINY[:3])
 LENGTHS = {"red": (1.0, 0.6, 1.5), "green": (0.7, 1.2, 0.5), "blue": (0.5, 0.8, 2.0)}
@@ -27,10 +27,6 @@ FUSIONS = {
 }
 every_fusion = pytest.mark.parametrize(("objective", "fusion"), FUSIONS.values(), ids=FUSIONS.keys())
 every_subset = pytest.mark.parametrize("given", subsets(NAMES), ids="+".join)
-
-
-def seeded(seed=0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def some_data(model, batch) -> dict[str, torch.Tensor]:

@@ -20,10 +20,8 @@ from ray.cluster_utils import Cluster
 from cluster import live
 from cluster.doctor import main
 from cluster.findings import Finding
-from tests.nodes import free_port
+from tests.nodes import ROOT, free_port
 from tests.storage import Server
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")

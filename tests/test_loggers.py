@@ -9,7 +9,6 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,9 +19,9 @@ from study import loggers, store
 from study.loggers import Loggers, check_loggers
 from study.record import identity
 from study.search import Search
-from tests.test_search import study
+from tests.nodes import ROOT
+from tests.studies import study, trial
 
-ROOT = Path(__file__).resolve().parents[1]
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 EPOCHS = 3
 
@@ -90,25 +89,12 @@ def measure(trial, epochs):
     store.write_measurements(trial.out, trial.trial_id, rows)
 
 
-def end(trial, state="COMPLETE", minutes=1):
-    row = {
-        **identity(trial),
-        "state": state,
-        "error": "" if state == "COMPLETE" else "loss is nan",
-        "epochs": EPOCHS,
-        "started_at": BEGUN,
-        "finished_at": BEGUN + timedelta(minutes=minutes),
-        "wall_s": 5.0,
-        "device_s": 5.0,
-        "evaluation_s": 1.0,
-        "samples_per_s": None,
-        "peak_memory_gib": None,
-        "device": "",
-        "host": "",
-        "objective_metric": "mean_coherence",
-        "objective_value": 0.5 if state == "COMPLETE" else None,
-    }
-    store.write_trial(trial.out, row, trial.params)
+def end(ended, state="COMPLETE", minutes=1):
+    told = {} if state == "COMPLETE" else {"error": "loss is nan"}
+    times = {"started_at": BEGUN, "finished_at": BEGUN + timedelta(minutes=minutes)}
+    value = 0.5 if state == "COMPLETE" else None
+    row = trial(**identity(ended), **told, **times, state=state, epochs=EPOCHS, objective_value=value)
+    store.write_trial(ended.out, row, ended.params)
 
 
 def curves(*trials):

@@ -25,8 +25,7 @@ from study.tuner import _StudySearcher
 from study.worker import train_mirrored
 from tests.storage import credentials as credentials  # a fixture
 from tests.storage import server as server  # a fixture
-from tests.test_search import LINE, study
-from tests.test_store import measurement, trial
+from tests.studies import LINE, measurement, study, trial
 
 EPOCHS = 3
 
@@ -105,7 +104,7 @@ class Nodes:
     def __init__(self, folder, url, nodes=3, fail=lambda: None, **changes):
         self.out = folder / "head"
         self.out.mkdir(parents=True, exist_ok=True)
-        self.study = dataclasses.replace(study(self.out, LINE, "tpe", trials=2), remote=url, **changes)
+        self.study = dataclasses.replace(study(self.out, LINE, "tpe", trials=2), bucket_url=url, **changes)
         self.url, self.folder, self.nodes, self.fail = url, folder, nodes, fail
         self.trained = []
 

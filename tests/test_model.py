@@ -13,6 +13,7 @@ from mmjsd.config import ModelConfig, ObjectiveConfig, ObjectiveName
 from mmjsd.data import ALPHABET, DATASETS
 from mmjsd.gaussian import Gaussian
 from mmjsd.model import MultimodalVae, Posterior, subsets
+from tests.conftest import seeded
 
 MODALITIES = DATASETS["digits"].modalities
 NAMES = tuple(spec.name for spec in MODALITIES)
@@ -25,10 +26,6 @@ STANDARD = Gaussian(torch.zeros(1), torch.zeros(1))
 every_subset = pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 every_posterior = pytest.mark.parametrize("posterior", ["mixture", "product"])
-
-
-def seeded(seed=0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def build(width=0.05, content_dim=4, style_dim=2, **objective) -> MultimodalVae:
@@ -104,15 +101,6 @@ def test_leave_no_modality_out_of_any_size():
 def test_has_as_many_parameters_as_the_authors(content_dim, style_dim):
     model = build(width=1.0, content_dim=content_dim, style_dim=style_dim)
     assert count(model) == 1_411_826
-    encoders = {name: count(model.encoders[name]) + count(model.heads[name]) for name in NAMES}
-    decoders = {name: count(model.decoders[name]) for name in NAMES}
-    assert encoders == {"mnist": 330_040, "svhn": 236_360, "text": 145_704}
-    assert decoders == {"mnist": 322_784, "svhn": 233_763, "text": 143_175}
-
-
-def test_has_fewer_parameters_at_a_smaller_width():
-    sizes = [count(build(width=width)) for width in (0.1, 0.5, 1.0)]
-    assert sizes == sorted(set(sizes))
 
 
 def test_resolves_its_objective():

@@ -17,8 +17,8 @@ from analysis.published import MODELS, TABLES, Model, printed
 from analysis.reading import load as read_runs
 from analysis.report import write_report
 from analysis.wording import fixed, signed
-from tests.synthetic import MODALITIES, grid, write_study
-from tests.test_report import report
+from tests.reports import report
+from tests.synthetic import MODALITIES, grid, study_json, write_study
 
 SIX = grid(objective__name=("mvae", "mmvae", "mmjsd"), model__style_dim=(0, 4))
 LETTERS = dict(zip("MST", MODALITIES, strict=True))
@@ -264,6 +264,21 @@ def test_every_form_shows_the_same_numbers(run, study):
             assert text.replace("−", "$-$") in tables[1]
 
 
+def test_tables_of_the_log_likelihood_say_by_how_many_samples(tmp_path, run):
+    models = SIX[:3]
+    base = study_json(models, 3, MODALITIES)["base"] | {"evaluation": {"importance_samples": 4}}
+    folder = write_report(study_of(tmp_path / "run", models, study={"base": base})).parent
+    told = "number of importance samples: K = 4 here, 12 in the authors' code."
+    for file in ("report.md", "tables/paper_4.tex", "tables/paper_4_log_likelihood.md"):
+        assert told in " ".join((folder / file).read_text().split())
+    assert "importance samples" not in (folder / "tables" / "paper_3.md").read_text()
+    assert "importance samples" not in (run / "report" / "report.md").read_text()  # its trials do not tell
+
+
+def coherence_table(run):
+    return next(table for table in paper_tables(load(run).comparison) if table.name == "paper_2")
+
+
 def test_bold_are_the_best_of_a_column_and_what_is_tied_with_it(run):
     lines = (run / "report" / "tables" / "paper_1.tex").read_text().splitlines()
     rows = {line.split("&")[0].strip(): line for line in lines if line.endswith(r"\\") and "(" in line}
@@ -275,17 +290,28 @@ def test_bold_is_judged_by_the_noise_that_the_brackets_have(tmp_path):
     """Models that differ by less than the noise of all configs are tied, however quiet their best are."""
 
     def tested(params, rng):
-        spread = 0.3 if params["objective.beta"] == 5.0 else 0.0001
-        shift = 0.01 * (params["objective.name"] == "mmjsd") + spread * rng.standard_normal()
-        return {key: 0.5 + shift for key in paper_scores()(params, rng) if "coherence" in key[0]}
+        spread = 0.03 if params["objective.beta"] == 5.0 else 0.0001
+        level = {"mvae": 0.5, "mmjsd": 0.51, "mmvae": 0.1}[params["objective.name"]]
+        value = level + spread * rng.standard_normal()
+        return {key: value for key in paper_scores()(params, rng) if "coherence" in key[0]}
 
-    configs = grid(objective__name=("mvae", "mmjsd"), objective__beta=(1.0, 5.0))
+    configs = grid(objective__name=("mvae", "mmjsd", "mmvae"), objective__beta=(1.0, 5.0))
     configs = [{**each, "model.style_dim": 0} for each in configs]
     run = study_of(tmp_path / "run", configs, tested, truth=lambda params: 1 / params["objective.beta"])
-    write_report(run)
-    for line in (run / "report" / "tables" / "paper_2.tex").read_text().splitlines():
-        if line.startswith(("MVAE &", "mmJSD &")) and "(" in line:
-            assert line.count("textbf") >= 9, line
+    table = coherence_table(run)
+    bold = {row.cells[0].text: {cell.bold for cell in row.cells[3:] if cell.text} for row in table.rows}
+    assert (bold["MVAE"], bold["mmJSD"], bold["MMVAE"]) == ({True}, {True}, {False})
+
+
+def test_nothing_is_bold_where_all_are_tied(tmp_path):
+    def tested(params, rng):
+        value = 0.5 + 0.03 * rng.standard_normal()
+        return {key: value for key in paper_scores()(params, rng) if "coherence" in key[0]}
+
+    configs = [{**each, "model.style_dim": 0} for each in grid(objective__name=("mvae", "mmjsd", "mmvae"))]
+    table = coherence_table(study_of(tmp_path / "run", configs, tested))
+    assert {row.cells[0].text for row in table.rows} >= {"MVAE", "mmJSD", "MMVAE"}
+    assert not any(cell.bold for row in table.rows for cell in row.cells)
 
 
 def test_other_data_of_the_same_modalities_are_shown_without_differences(tmp_path):

@@ -1,6 +1,7 @@
 import ast
 import json
 import shutil
+from dataclasses import replace
 
 import duckdb
 import polars
@@ -366,3 +367,17 @@ def test_queries_run_whatever_the_folder_is_called(tmp_path):
     assert len(polars.read_parquet(parts)) == len(results.trial_rows)
     assert len(duckdb.sql(measurements)) == (results.measurements["metric"] == "mean_coherence").sum()
     assert "😀" in queries(results)
+
+
+def test_queries_of_a_url_have_its_settings_last(runs):
+    def asked(where):
+        results = load(runs[0])
+        run = replace(results.runs[0], where=where)
+        return queries(replace(results, runs=(run,))).splitlines()
+
+    _, trials = asked("s3://studies/fusion/?region=eu-west-1&scheme=http")  # others do not take such URLs
+    assert 'read_parquet("s3://studies/fusion/results/trials?region=eu-west-1&scheme=http")' in trials
+    _, trials, parts, measurements = asked("gs://studies/fusion/")
+    assert 'read_parquet("gs://studies/fusion/results/trials")' in trials
+    assert 'read_parquet("gs://studies/fusion/results/trials/*.parquet")' in parts
+    assert "'gs://studies/fusion/results/measurements/*.parquet'" in measurements

@@ -20,7 +20,7 @@ from mmjsd.train import DivergedError, TrainingState, save_checkpoint
 from study import record, store
 from study.search import Search
 from study.trial import Measurement, Rescue
-from tests.test_search import optuna_trials, study
+from tests.studies import optuna_trials, study
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 

@@ -9,10 +9,9 @@ from types import ModuleType
 import pytest
 
 from mmjsd import data as datasets
-from tests.command_line import refused, start
+from study.config import ClusterError
+from tests.command_line import BOTH, refused, start
 from tests.command_line import tuner as tuner  # a fixture
-
-BOTH = "--objectives mean_coherence log_likelihood"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +86,10 @@ BOTH = "--objectives mean_coherence log_likelihood"
         ("--space smoke --objectives coherence,lost", "--objectives cannot be 'lost'; expected one of"),
         ("--space smoke --objectives mean_coherence mean_coherence", "names mean_coherence twice; leave one"),
         (f"--space priors --sampler cmaes {BOTH}", "--sampler cmaes seeks one objective; choose another"),
+        (
+            "--space fusion --sampler cmaes",
+            "--sampler cmaes seeks among numbers, of which the space varies none; choose tpe, or",
+        ),
         (f"--space smoke --scheduler asha {BOTH}", "--scheduler asha judges by one objective; leave it out"),
         (f"--space smoke --confirm 1 {BOTH}", "--confirm ranks by one objective; leave it out"),
         (
@@ -170,7 +173,7 @@ def test_refuses_a_ray_of_its_own_in_a_submitted_job(capsys, monkeypatch, tuner)
     ],
 )
 def test_keeps_nothing_beside_the_code_of_a_submitted_job(capsys, monkeypatch, tuner, tmp_path, line, option):
-    monkeypatch.setattr("study.storage.check_storage", lambda study, is_new: None)
+    monkeypatch.setattr("study.storage.check_storage", lambda study: None)
     code = tmp_path / "working_dir_files" / "_ray_pkg_1"
     code.mkdir(parents=True)
     monkeypatch.chdir(code)
@@ -218,6 +221,25 @@ def test_refuses_inception_without_its_weights(capsys, monkeypatch, tuner, choic
     assert not tuner.studies
     assert not Path("out", "study.json").exists()
     assert start("--space smoke --out other") == 0
+
+
+def test_a_study_that_is_refused_leaves_no_folder_that_was_not_there(capsys, monkeypatch, tuner):
+    def load(name, folder, progress):
+        raise datasets.DataError(f"cannot download {name}")
+
+    Path("empty").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(datasets, "load", load)
+        for out in ("runs/own", "empty"):
+            assert refused(capsys, f"--space smoke --out {out}") == "cannot download digits"
+    assert not Path("runs/own").exists()
+    assert Path("empty").is_dir()
+    tuner.error = ClusterError("the cluster has no room")
+    assert refused(capsys, "--space smoke --out runs/own") == "the cluster has no room"
+    assert not Path("runs/own").exists()
+    tuner.error = None
+    assert start("--space smoke --out runs/own") == 0
+    assert Path("runs/own/study.json").exists()
 
 
 def test_refuses_an_objective_that_a_config_would_not_measure(capsys, tuner):

@@ -1,7 +1,6 @@
 """Which trials are replayed, and which are refused with one sentence; test_study.py replays a real one."""
 
 import json
-from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -12,28 +11,13 @@ from study import store
 from study.config import TrialConfig
 from study.record import num_threads
 from study.replay import replay
+from study.run import main
+from tests.studies import trial
 
 
 def write(out, **changes):
-    texts = dict.fromkeys(("study", "space", "error", "host", "commit"), "")
-    now = datetime(2026, 1, 2, tzinfo=UTC)
-    row = {
-        **texts,
-        **{"trial_id": "abc-r0", "config_hash": "abc", "replicate": 0, "seed": 0, "state": "COMPLETE"},
-        **{"epochs": 1, "started_at": now, "finished_at": now, "wall_s": 1.0, "device_s": 1.0},
-        **{
-            "samples_per_s": 1.0,
-            "peak_memory_gib": 1.0,
-            "evaluation_s": 0.1,
-            "workers": 1,
-            "device": "cpu x 1 threads",
-        },
-        **{"phase": "search", "dirty": False, "versions": "{}", "objective_value": 0.5},
-        "objective_metric": "mean_coherence",
-        "config": json.dumps(TrialConfig().to_dict()),
-        **changes,
-    }
-    store.write_trial(out, row, {})
+    config = json.dumps(TrialConfig().to_dict())
+    store.write_trial(out, trial(**{"config": config, "device": "cpu x 1 threads", **changes}), {})
 
 
 @pytest.mark.parametrize(
@@ -63,7 +47,8 @@ def test_finds_the_threads_that_a_trial_had():
     assert [num_threads(each) for each in ("cpu x 12 threads", "NVIDIA H100", "")] == [12, None, None]
 
 
-def test_a_trial_that_diverged_is_to_diverge_again(tmp_path, monkeypatch):
+def test_a_trial_that_diverged_is_to_diverge_again(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     wild = TrialConfig().with_fields({"training.epochs": 1})
     seen = []
 
@@ -81,8 +66,12 @@ def test_a_trial_that_diverged_is_to_diverge_again(tmp_path, monkeypatch):
     assert replay(tmp_path / "abc-r0").differences == ()
     assert seen == [(wild, "cpu", ["mean_coherence"], 2)]
     assert torch.get_num_threads() == 1
+    assert main(["--replay", str(tmp_path / "abc-r0")]) == 0
+    assert caplog.messages == ["diverged as before, with the same error: loss is nan"]
     write(tmp_path, **changes, error="loss is inf")
     assert replay(tmp_path / "abc-r0").differences == ("ended with 'loss is inf', now with 'loss is nan'",)
+    assert main(["--replay", str(tmp_path / "abc-r0")]) == 1
+    assert caplog.messages[-1] == "0 values equal, 1 difference"
 
 
 def test_values_of_attributes_are_compared_one_by_one(tmp_path, monkeypatch):

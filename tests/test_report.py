@@ -2,7 +2,6 @@ import csv
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -11,9 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.findings import Findings, find
+from analysis.findings import find
 from analysis.reading import load
-from analysis.report import write_report
 from analysis.tables import (
     coherence_table,
     config_table,
@@ -25,80 +23,11 @@ from analysis.tables import (
 from analysis.wording import answer
 from study import store
 from tests import synthetic
-from tests.synthetic import TEST_GAP, grid, write_study
-
-SUBSPACES = grid(model__style_dim=(0, 4, 16, 32), objective__beta=(0.5, 2.5))
-
-
-def shortcut(params):
-    """Coherence falls as subspaces grow, less so under a large beta."""
-    return 0.7 - 0.006 * params["model.style_dim"] * (params["objective.beta"] < 1)
-
-
-class Page(HTMLParser):
-    """The links and the visible text of a page; refuses tags that do not match."""
-
-    def __init__(self, page: Path):
-        super().__init__()
-        self.links, self.tags, self.open, self.texts = [], set(), [], []
-        self.feed(page.read_text(encoding="utf-8"))
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-        if tag not in ("meta", "link", "img", "br", "wbr"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not {"style", "script"} & set(self.open):
-            self.texts.append(data)
-
-    @property
-    def text(self):
-        return " ".join("".join(self.texts).replace("\N{NO-BREAK SPACE}", " ").split())
-
-
-def report(run):
-    """Write a report; its page, after the checks that hold for every report."""
-    index = write_report(run)
-    assert index == run / "report" / "index.html"
-    page = Page(index)
-    assert all(link.startswith(("#", "data:")) for link in page.links), page.links
-    source = index.read_text(encoding="utf-8")
-    assert "http:" not in source
-    assert "https:" not in source
-    assert not re.search(r"\b(nan|inf|None(?! yet))\b", page.text)
-    ids = re.findall(r'\sid="([^"]+)"', source)
-    assert len(ids) == len(set(ids))
-    assert (run / "report" / "report.md").exists()
-    return page
-
+from tests.reports import SUBSPACES, Page, findings_of, report, shortcut
+from tests.reports import subspaces as subspaces  # a fixture
+from tests.synthetic import MODALITIES, TEST_GAP, grid, study_json, write_study
 
 # Findings: known effects, planted and recovered
-
-
-@pytest.fixture(scope="module")
-def subspaces(tmp_path_factory):
-    run = write_study(tmp_path_factory.mktemp("runs") / "subspaces", SUBSPACES, shortcut, noise=0.01)
-    for config in load(run).configs:
-        for trial in config.trials:
-            folder = run / "samples" / trial.trial_id
-            folder.mkdir(parents=True)
-            for name in ("overview", "conditional_mnist", "conditional_svhn", "unconditional"):
-                (folder / f"{name}.png").write_bytes(f"\x89PNG not really {name}".encode())
-    return run
-
-
-def findings_of(run) -> Findings:
-    return find(load(run))
 
 
 def test_findings_recover_a_planted_effect_and_interaction(subspaces):
@@ -440,6 +369,19 @@ def test_report_sets_quality_against_coherence_where_it_is_measured(tmp_path):
     assert "Mean coherence against log likelihood" in text
 
 
+def test_report_says_by_how_many_samples_a_log_likelihood_is_estimated(tmp_path):
+    def tested(params, rng):
+        value = -1800 + params["evaluation.importance_samples"] + rng.standard_normal()
+        return {("log_likelihood", "product", "mnist+svhn+text", "joint"): value}
+
+    draws = grid(evaluation__importance_samples=(4, 12))
+    asked = study_json(draws, 2, MODALITIES)["base"] | {"evaluation": {"importance_samples": 4}}
+    run = write_study(tmp_path / "run", draws, lambda params: 0.5, tested=tested, study={"base": asked})
+    text = report(run).text
+    assert "The log-likelihood is estimated by importance sampling (K = 4 or 12)." in text
+    assert text.count("importance sampling") == 1
+
+
 def test_report_of_a_study_that_sweeps_nothing(tmp_path):
     page = report(write_study(tmp_path / "run", [{}], lambda params: 0.5, replicates=3))
     assert "The only config is the space's base" in page.text
@@ -529,6 +471,27 @@ def test_report_of_a_study_in_which_all_failed_names_no_best(tmp_path):
     assert "None yet: no trial has completed." in page.text
 
 
+def test_report_says_of_how_many_trials_the_measurements_are_gone(tmp_path):
+    def state(config, replicate):
+        return "STOPPED" if (config, replicate) == (1, 1) else "COMPLETE"
+
+    run = write_study(tmp_path / "run", SUBSPACES[:2], shortcut, state=state)
+    files = sorted((run / "results" / "measurements").iterdir())
+    files[0].unlink()
+    text = report(run).text
+    assert (
+        "1 trial that completed or was stopped has no measurements: the study's command with --resume" in text
+    )
+    assert "--resume trains it again." in text
+    for file in files[1:]:
+        file.unlink()
+    text = report(run).text
+    assert "4 trials that completed or were stopped have no measurements" in text
+    assert "No config has two complete replicates with measurements, so the noise" in text
+    assert "cannot be told yet: too few configs have measurements." in text
+    assert "Nothing to draw: too few trials have measurements." in text
+
+
 def test_report_of_an_empty_study_says_so(tmp_path):
     run = write_study(tmp_path / "run", SUBSPACES, shortcut, state=lambda *_: "PLANNED")
     (run / "results").mkdir()
@@ -583,13 +546,13 @@ def test_report_of_one_epoch_has_no_learning_curves(tmp_path):
 
 
 def test_report_sets_cost_against_quality_where_costs_differ(tmp_path, monkeypatch):
-    def costly(level, *rest):
-        return trial(level, *rest) | {"device_s": 100 * level}
+    def costly(**columns):
+        return trial(**columns | {"device_s": 100 * columns["objective_value"]})
 
-    trial = synthetic._trial
+    trial = synthetic.trial
     report(write_study(tmp_path / "equal", SUBSPACES, shortcut))
     assert not (tmp_path / "equal" / "report" / "figures" / "cost.svg").exists()
-    monkeypatch.setattr(synthetic, "_trial", costly)
+    monkeypatch.setattr(synthetic, "trial", costly)
     page = report(write_study(tmp_path / "run", SUBSPACES, shortcut))
     assert "Mean coherence against device seconds" in page.text
     assert (tmp_path / "run" / "report" / "figures" / "cost.png").stat().st_size > 1000

@@ -12,9 +12,9 @@ from analysis import report
 from analysis.reading import ReportError, load
 from analysis.report import main, write_report
 from study import store
+from tests.reports import SUBSPACES, shortcut
+from tests.reports import subspaces as subspaces  # a fixture
 from tests.synthetic import write_study
-from tests.test_report import SUBSPACES, shortcut
-from tests.test_report import subspaces as subspaces  # a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,13 +19,12 @@ from analysis.provenance import commands
 from mmjsd import data as datasets
 from study import manifest, store
 from study.config import PRESETS, ClusterError
-from study.run import main
-from tests.command_line import refused, start
+from study.run import _run, main
+from tests.command_line import BOTH, refused, start
 from tests.command_line import tuner as tuner  # a fixture
-from tests.test_store import trial
+from tests.nodes import ROOT
+from tests.studies import trial
 
-ROOT = Path(__file__).resolve().parents[1]
-BOTH = "--objectives mean_coherence log_likelihood"
 HEAVY = ("torch", "ray", "sklearn", "torchvision", "optuna", "pyarrow")
 
 
@@ -144,6 +144,32 @@ def test_sampler_and_number_of_trials_follow_the_space(tuner):
     ]:
         assert start(line) == 0
         assert (tuner.study.sampler, tuner.study.trials) == (sampler, trials)
+
+
+def test_a_study_by_cma_es_says_once_what_it_draws_at_random(tuner, caplog):
+    caplog.set_level("INFO")
+    Path("mixed.py").write_text(
+        "from study.space import Cases, Choice, LogUniform, SearchSpace\n"
+        "SPACE = SearchSpace({'objective.fusion': Choice(('mixture', 'product')),\n"
+        "    'subspaces': Cases({'no': {'model.style_dim': 0}, 'yes': {}}),\n"
+        "    'objective.beta': LogUniform(0.25, 4.0)})\n"
+    )
+    for line in ("", " --resume"):
+        assert start(f"--space mixed.py --sampler cmaes --out own{line}") == 0
+    told = "--sampler cmaes seeks among numbers alone and draws objective.fusion, subspaces at random"
+    assert [each for each in caplog.messages if "at random" in each] == [told]
+    assert start("--space mixed.py --sampler tpe --out other") == 0
+    assert start("--space priors --sampler cmaes --out third") == 0
+    assert caplog.text.count("at random") == 1
+
+
+def test_a_study_by_cma_es_goes_on_though_its_space_has_no_number(monkeypatch, tuner, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr("study.run.check_sampler", lambda sampler, space: [])
+        assert start("--space fusion --sampler cmaes --out own") == 0
+    assert start("--space fusion --out own --resume") == 0
+    assert tuner.study.sampler == "cmaes"
+    refused(capsys, "--space fusion --sampler cmaes --out other")
 
 
 def test_studies_of_attributes_maximise_average_precision(tuner, capsys):
@@ -286,8 +312,8 @@ def test_a_dry_run_says_what_a_study_may_cost_and_how_that_is_known(capsys, monk
     cost = re.match(r" *about ([\d.]+) min of device time for the base config, by a rule", shown["cost"])
     # 16 trials took two cores 9 min 34 s in all, so at most twice that; the rule knows it to a factor of two.
     assert 19 / 2 < float(cost[1]) < 19 * 2
-    disk = re.match(r" *about ([\d.]+) MB: 1.1 MB a trial, and 16 checkpoints of 2.6 MB", shown["disk"])
-    assert float(disk[1]) == pytest.approx(16 * (1.1 + 2.6), abs=0.1)
+    disk = re.match(r" *about ([\d.]+) MB: 2.1 MB a trial, and 16 checkpoints of 2.6 MB", shown["disk"])
+    assert float(disk[1]) == pytest.approx(16 * (2.1 + 2.6), abs=0.1)
     assert start(f"{line} --keep-checkpoints 2") == 0
     assert "3 checkpoints" in capsys.readouterr().out
     assert start(f"{line} --dataset polydigits-5") == 0
@@ -301,9 +327,19 @@ def test_a_dry_run_of_a_study_that_goes_on_counts_what_ended_otherwise(capsys, t
     assert start("--space subspaces --out own") == 0
     for number, state in enumerate(("COMPLETE", "STOPPED", "FAILED")):
         store.write_trial(tmp_path / "own", trial(f"{number}-r0", state=state, device_s=60.0), {})
+        store.write_measurements(tmp_path / "own", f"{number}-r0", [])
     assert start("--space subspaces --out own --resume --dry-run") == 0
     assert "for 13 trials to come, like the 1 complete here" in capsys.readouterr().out
     assert start("--space subspaces --out own --resume --retry failed --dry-run") == 0
+    assert "for 14 trials to come, like the 1 complete here" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_trials_whose_measurements_were_deleted_as_to_come(capsys, tmp_path):
+    assert start("--space subspaces --out own") == 0
+    for number, state in enumerate(("COMPLETE", "COMPLETE", "STOPPED", "DIVERGED")):
+        store.write_trial(tmp_path / "own", trial(f"{number}-r0", state=state, device_s=60.0), {})
+    store.write_measurements(tmp_path / "own", "0-r0", [])
+    assert start("--space subspaces --out own --resume --dry-run") == 0
     assert "for 14 trials to come, like the 1 complete here" in capsys.readouterr().out
 
 
@@ -311,6 +347,7 @@ def test_a_dry_run_of_a_study_that_goes_on_knows_its_trials(capsys, tmp_path):
     assert start("--space subspaces --out own") == 0
     for number, device_s in enumerate((50.0, 70.0)):
         store.write_trial(tmp_path / "own", trial(f"{number}-r0", device_s=device_s), {})
+        store.write_measurements(tmp_path / "own", f"{number}-r0", [])
     assert start("--space subspaces --out own --resume --dry-run") == 0
     shown = capsys.readouterr().out
     assert (
@@ -352,6 +389,17 @@ def test_exit_code_says_how_the_study_ended(capsys, tuner, ending, code, words):
         setattr(tuner, name, value)
     assert start("--space smoke") == code
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_says_where_results_are_and_how_a_shell_takes_the_folder(tuner, caplog, tmp_path):
+    caplog.set_level("INFO")
+    assert main(["--space", "smoke", "--out", "own runs/a"]) == 0
+    assert f"results: {tmp_path}/own runs/a/results" in caplog.messages
+    assert f"report:  python analysis/report.py '{tmp_path}/own runs/a'" in caplog.messages
+    url = "s3://studies/a?endpoint_override=127.0.0.1:9000&scheme=http"
+    assert _run(replace(tuner.study, bucket_url=url)) == 0
+    assert "results: s3://studies/a/results" in caplog.messages
+    assert f"report:  python analysis/report.py '{url}'" in caplog.messages
 
 
 def test_failed_trials_come_with_the_way_to_try_them_again(tuner, caplog):
@@ -416,7 +464,7 @@ def test_data_that_crash_the_classifiers_leave_no_study(monkeypatch, tuner):
 
 
 def test_a_study_keeps_its_sqlite_file_from_wherever_it_goes_on(monkeypatch, tuner, tmp_path, capsys):
-    monkeypatch.setattr("study.storage.check_storage", lambda study, is_new: None)
+    monkeypatch.setattr("study.storage.check_storage", lambda study: None)
     own = f"sqlite:///{tmp_path}/own.db"
     assert start("--space smoke --out a --storage sqlite:///own.db") == 0
     assert json.loads(Path("a/study.json").read_text())["storage"] == tuner.study.storage == own
@@ -437,7 +485,7 @@ def test_a_study_keeps_its_sqlite_file_from_wherever_it_goes_on(monkeypatch, tun
     ["sqlite://", "sqlite:///:memory:", "sqlite:////own.db", "sqlite:///file:x?uri=true", "mysql:///x"],
 )
 def test_other_databases_stay_where_they_are(monkeypatch, tuner, url):
-    monkeypatch.setattr("study.storage.check_storage", lambda study, is_new: None)
+    monkeypatch.setattr("study.storage.check_storage", lambda study: None)
     assert start(f"--space smoke --storage {url}") == 0
     assert tuner.study.storage == url
 
@@ -491,11 +539,6 @@ def test_each_session_keeps_the_code_that_it_ran(tuner, tmp_path, monkeypatch):
     assert "data.npz" not in session["diff"]
 
 
-def test_make_study_is_of_the_size_that_it_promises():
-    told = subprocess.run(["make", "-n", "study"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "study/run.py --space subspaces --preset laptop" in told.stdout
-
-
 def run(*argv, cwd):
     """study/run.py in a process of its own, which names the heavy modules that it has; its CPU seconds."""
     code = (
@@ -540,8 +583,8 @@ def test_ends_quietly_when_nobody_reads_on(tmp_path):
 @pytest.mark.slow
 def test_refuses_where_ray_can_start_no_process(tmp_path):
     code = (
-        "import sys; from study import run, tuner\n"
-        "tuner._START_S = 5; tuner.ALLOCATOR['PYTHONHOME'] = '/nowhere'\n"  # with which no Python starts
+        "import sys; from study import joining, run\n"
+        "joining._START_S = 5; joining.ALLOCATOR['PYTHONHOME'] = '/nowhere'\n"  # with which no Python starts
         "sys.exit(run.main(sys.argv[1:]))"
     )
     argv = ["--space", "smoke", "--preset", "laptop", "--out", str(tmp_path / "run")]

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmjsd.model import WEIGHTS_FILE, load, save
-from tests.test_model import NAMES, build, every_objective, seeded, some_data
+from tests.conftest import seeded
+from tests.test_model import NAMES, build, every_objective, some_data
 
 
 @every_objective

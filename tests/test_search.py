@@ -2,109 +2,16 @@
 
 import dataclasses
 import json
-import math
-from datetime import UTC, datetime
+import logging
 
-import optuna
 import pandas as pd
 import pytest
 
-from mmjsd.metrics import Score
 from study import store
 from study.config import Study, TrialConfig
-from study.record import identity
 from study.search import Search
 from study.space import Cases, Choice, Integer, SearchSpace, Simplex, Uniform
-
-GRID = SearchSpace({"model.style_dim": Choice((0, 2)), "objective.beta": Choice((1.0, 2.0, 4.0))})
-LINE = SearchSpace({"objective.beta": Uniform(0.5, 8.0)})
-PLANE = SearchSpace({"objective.beta": Uniform(0.5, 8.0), "objective.beta_style": Uniform(0.5, 8.0)})
-
-
-def study(out, space=GRID, sampler="grid", trials=6, replicates=2, scheduler="none", **changes) -> Study:
-    out.mkdir(exist_ok=True)
-    made = Study(
-        name="test",
-        space_name="test",
-        space=space,
-        base=TrialConfig(),
-        preset="laptop",
-        sampler=sampler,
-        scheduler=scheduler,
-        trials=trials,
-        objectives=("mean_coherence",),
-        replicates=replicates,
-        confirm=0,
-        confirm_replicates=0,
-        seed=3,
-        workers=1,
-        gpus_per_worker=0.0,
-        max_concurrent=None,
-        pack=1,
-        budget_s=math.inf,
-        budget_device_s=math.inf,
-        storage=None,
-        loggers=(),
-        keep_checkpoints=20,
-        retry=(),
-        address=None,
-        out=out,
-        commit="",
-        dirty=False,
-        versions="{}",
-    )
-    return dataclasses.replace(made, **changes)
-
-
-def end(search, trial, value, state="COMPLETE", **columns):
-    """What a trial's process and the tuner do when it ends."""
-    now = datetime.now(UTC)
-    texts = dict.fromkeys(("study", "space", "error", "device", "host", "commit", "objective_metric"), "")
-    numbers = {"seed": 0, "epochs": 1, "wall_s": 1.0, "device_s": 1.0, "samples_per_s": 1.0, "workers": 1}
-    row = {
-        **texts,
-        **numbers,
-        "trial_id": trial.trial_id,
-        "config_hash": trial.config_hash,
-        "replicate": trial.replicate,
-        "phase": trial.phase,
-        "state": state,
-        "started_at": now,
-        "finished_at": now,
-        "peak_memory_gib": 1.0,
-        "evaluation_s": 0.1,
-        "dirty": False,
-        "versions": "{}",
-        "objective_value": value,
-        "config": "{}",
-        **columns,
-    }
-    further = {}
-    if isinstance(value, tuple):
-        further = dict(zip(trial.objectives, value, strict=True))
-        row["objective_value"] = value[0]
-    store.write_measurements(trial.out, trial.trial_id, [])
-    store.write_trial(trial.out, row, trial.params, further)
-    search.ended(trial)
-
-
-def run(search, value=lambda trial: trial.replicate + trial.config.objective.beta, limit=None):
-    """Serve and end trials one after the other; their names in order."""
-    served = []
-    while limit is None or len(served) < limit:
-        trial = search.next()
-        if trial is None:
-            break
-        served.append(trial)
-        end(search, trial, value(trial))
-    return served
-
-
-def optuna_trials(out):
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(out / "optuna.journal"))
-    )
-    return optuna.load_study(study_name="test", storage=storage).get_trials()
+from tests.studies import GRID, LINE, PLANE, end, measured, optuna_trials, run, study
 
 
 def packs(search, limit):
@@ -174,7 +81,22 @@ def test_the_sampler_is_told_the_mean_over_replicates_under_the_fields_names(tmp
     run(Search(study(tmp_path)))
     trials = optuna_trials(tmp_path)
     assert [trial.value for trial in trials] == [1.5, 2.5, 4.5] * 2
+    assert [trial.user_attrs["standard_error.mean_coherence"] for trial in trials] == [pytest.approx(0.5)] * 6
     assert trials[4].params == {"model.style_dim": 2, "objective.beta": 2.0}
+
+
+def test_the_standard_error_of_a_retried_config_is_told_and_of_one_replicate_there_is_none(tmp_path):
+    name = "standard_error.mean_coherence"
+    search = Search(study(tmp_path / "a", trials=1))
+    for value in (0.5, None):
+        end(search, search.next(), value, "COMPLETE" if value else "FAILED")
+    run(Search(study(tmp_path / "a", trials=1, retry=("failed",))), lambda trial: 0.7)
+    assert [trial.user_attrs.get(name) for trial in optuna_trials(tmp_path / "a")] == [
+        None,
+        pytest.approx(0.1),
+    ]
+    run(Search(study(tmp_path / "b", replicates=1)))
+    assert all(name not in trial.user_attrs for trial in optuna_trials(tmp_path / "b"))
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
@@ -303,15 +225,28 @@ def test_what_was_measured_of_a_trial_and_deleted_is_trained_again(tmp_path):
     assert Search(study(tmp_path, LINE, "random")).num_missing == 0
 
 
+@pytest.fixture
+def optunas_words(monkeypatch, caplog):
+    """What Optuna would write to a terminal."""
+    monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
+    return caplog
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_qmc_draws_a_field_of_one_case_anew_each_time(tmp_path, caplog, seed):
+def test_qmc_draws_a_field_of_one_case_anew_each_time(tmp_path, optunas_words, seed):
     """Though the first config, which decides what its sequence is about, may lack it."""
     cases = Cases({"no": {"model.style_dim": 0}, "yes": {"objective.beta_style": Uniform(0.5, 8.0)}})
     space = SearchSpace({"subspaces": cases, "objective.beta": Uniform(0.5, 8.0)})
     served = run(Search(study(tmp_path, space, "qmc", 12, 1, seed=seed)))
     drawn = [trial.params.get("objective.beta_style") for trial in served]
     assert len({*drawn} - {None}) == 12 - drawn.count(None) >= 4
-    assert not caplog.messages
+    assert not optunas_words.messages
+
+
+def test_cma_es_draws_categories_without_a_word(tmp_path, optunas_words):
+    space = SearchSpace({"objective.fusion": Choice(("mixture", "product")), **PLANE.domains})
+    run(Search(study(tmp_path, space, "cmaes", 4, 1)))
+    assert not optunas_words.messages
 
 
 def test_a_trial_travels_with_its_seeded_config(tmp_path):
@@ -330,7 +265,7 @@ def curve(search, trial, values):
 
 
 def stopping(out, **settings) -> Study:
-    made = study(out, LINE, "random", trials=9, scheduler="asha", **settings)
+    made = study(out, LINE, "random", trials=9, **{"scheduler": "asha", **settings})
     training = dataclasses.replace(made.base.training, epochs=4)
     return dataclasses.replace(made, base=dataclasses.replace(made.base, training=training))
 
@@ -390,15 +325,6 @@ def test_an_epoch_that_is_repeated_after_a_crash_is_reported_once(tmp_path, recw
     assert not recwarn.list
 
 
-def measured(trial, *values):
-    """What a trial's process writes: the first objective, epoch by epoch."""
-    columns = ("study", "trial_id", "config_hash", "replicate")
-    known = {name: value for name, value in identity(trial).items() if name in columns}
-    score = {**vars(Score("mean_coherence", 0.0, None, 9, "product")), "split": "validation"}
-    rows = [{**known, **score, "epoch": epoch, "value": value} for epoch, value in enumerate(values, 1)]
-    store.write_measurements(trial.out, trial.trial_id, [row | {"attribute": None} for row in rows])
-
-
 @pytest.mark.parametrize("repeats", [False, True])
 def test_an_epoch_that_a_killed_study_had_not_judged_is_judged(tmp_path, repeats):
     def behind(out):
@@ -427,7 +353,16 @@ def test_an_epoch_that_a_killed_study_had_not_judged_is_judged(tmp_path, repeats
     assert told[0] == told[1] == {1: 0.1}
 
 
-def test_no_config_is_stopped_at_its_last_epoch_or_without_a_scheduler(tmp_path):
+def test_no_config_is_stopped_at_its_last_epoch(tmp_path):
+    search = Search(stopping(tmp_path, replicates=1, scheduler="median"))
+    for _ in range(6):
+        trial = search.next()
+        curve(search, trial, [0.5, 0.5, 0.5, 0.9])
+        end(search, trial, 0.9)
+    assert curve(search, search.next(), [0.6] * 4) is None
+
+
+def test_no_config_is_stopped_without_a_scheduler(tmp_path):
     search = Search(study(tmp_path, LINE, "random", trials=9, replicates=1))
     for value in (0.9, 0.8, 0.1, 0.0):
         trial = search.next()

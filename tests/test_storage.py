@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from itertools import takewhile
@@ -14,12 +13,14 @@ import optuna
 import pytest
 import sqlalchemy
 
+from study import manifest
 from study.config import Study
 from study.search import Search
 from study.storage import check_storage, without_credentials
 from tests.command_line import refused, start
 from tests.command_line import tuner as tuner  # a fixture
-from tests.test_search import LINE, optuna_trials, run, study
+from tests.nodes import free_port
+from tests.studies import LINE, optuna_trials, run, study
 
 SECRET = "s3cr:t"
 
@@ -30,11 +31,11 @@ def in_database(out, url, **changes) -> Study:
 
 def serves_as_a_journal_does(folder: Path, url: str) -> None:
     whole = [trial.trial_id for trial in run(Search(study(folder / "journal", LINE, "tpe", trials=4)))]
-    check_storage(in_database(folder / "database", url), is_new=True)
+    check_storage(in_database(folder / "database", url, is_new=True))
     before = run(Search(in_database(folder / "database", url)), limit=3)
     with pytest.raises(ValueError, match="already holds a study 'test'; the last part of --out"):
-        check_storage(in_database(folder / "database", url), is_new=True)
-    check_storage(in_database(folder / "database", url), is_new=False)
+        check_storage(in_database(folder / "database", url, is_new=True))
+    check_storage(in_database(folder / "database", url, is_new=False))
     after = run(Search(in_database(folder / "database", url)))
     assert [trial.trial_id for trial in (*before, *after)] == whole
     told = optuna.load_study(study_name="test", storage=url).get_trials()
@@ -51,7 +52,7 @@ def test_a_name_that_another_study_took_since_it_was_checked_is_refused(tmp_path
         in_database(tmp_path / name, f"sqlite:///{tmp_path}/study.db", is_new=True) for name in ("a", "b")
     )
     for made in (first, second):
-        check_storage(made, is_new=True)
+        check_storage(made)
     search = Search(first)
     with pytest.raises(ValueError, match="already holds a study 'test'; the last part of --out"):
         Search(second)
@@ -96,14 +97,12 @@ def postgres(tmp_path_factory):
             parent.chmod(0o711)
     (folder / "password").write_text(SECRET)
     (folder / "password").chmod(0o644)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
 
     def call(program, *arguments):
         command = [str(found / program), "-D", str(folder / "data"), *arguments]
         subprocess.run(command, check=True, capture_output=True, timeout=120, cwd="/", **owner)
 
+    port = free_port()
     call("initdb", "-U", "me", "-A", "scram-sha-256", "--pwfile", str(folder / "password"), "--no-sync")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
     call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
@@ -115,7 +114,7 @@ def test_postgresql_serves_as_a_journal_does_and_a_wrong_password_is_told(postgr
     serves_as_a_journal_does(tmp_path, postgres)
     wrong = postgres.replace("s3cr", "gu3ss")
     with pytest.raises(ValueError, match="cannot use --storage postgresql") as refusal:
-        check_storage(in_database(tmp_path / "other", wrong), is_new=True)
+        check_storage(in_database(tmp_path / "other", wrong, is_new=True))
     assert "gu3ss" not in str(refusal.value)
     assert "password authentication failed" in str(refusal.value)
 
@@ -147,7 +146,8 @@ def test_a_url_is_shown_without_credentials(url, shown):
 
 
 def test_credentials_are_written_nowhere(tuner, monkeypatch, tmp_path, capsys, caplog):
-    monkeypatch.setattr("study.storage.check_storage", lambda study, is_new: None)
+    monkeypatch.setattr(manifest, "commit", lambda: ("", False))  # else a diff of this file has the secret
+    monkeypatch.setattr("study.storage.check_storage", lambda study: None)
     url = f"postgresql+psycopg://me:{SECRET}@host/db"
     with caplog.at_level("DEBUG"):
         assert start(f"--space smoke --out a --storage {url}") == 0

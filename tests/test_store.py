@@ -1,7 +1,5 @@
 """The two tables: what is written comes back, whole or not at all, readable by others."""
 
-from datetime import UTC, datetime
-
 import duckdb
 import pandas as pd
 import polars
@@ -12,25 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study import store
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def trial(name="abc-r0", **changes):
-    texts = {
-        field.name: "" for field in store.TRIALS if pa.types.is_string(field.type) and not field.nullable
-    }
-    numbers = {"replicate": 0, "seed": 2**54, "epochs": 3, "wall_s": 1.5, "device_s": 1.5, "workers": 1}
-    nothing = {"evaluation_s": None, "samples_per_s": None, "peak_memory_gib": None, "objective_value": None}
-    nothing |= {"phase": "search", "lost_s": None}
-    times = {"started_at": NOW, "finished_at": NOW, "dirty": True}
-    return {**texts, **numbers, **nothing, **times, "trial_id": name, "state": "COMPLETE", **changes}
-
-
-def measurement(value=0.5, name="abc-r0", epoch=1):
-    texts = {field.name: "" for field in store.MEASUREMENTS if pa.types.is_string(field.type)}
-    numbers = {"replicate": 0, "epoch": epoch, "value": value, "standard_error": None, "num_samples": 10}
-    return {**texts, **numbers, "trial_id": name, "metric": "coherence"}
+from tests.studies import measurement, trial
 
 
 def test_rows_come_back_as_they_were(tmp_path):
@@ -115,7 +95,7 @@ def test_writing_again_replaces(tmp_path):
 def test_a_write_that_was_cut_off_leaves_the_old_file(tmp_path, monkeypatch):
     store.write_measurements(tmp_path, "abc-r0", [measurement(0.1)])
 
-    def cut(table, path):
+    def cut(table, path, **_):
         path.write_bytes(b"PAR1 and no more")
         raise KeyboardInterrupt
 
@@ -124,6 +104,22 @@ def test_a_write_that_was_cut_off_leaves_the_old_file(tmp_path, monkeypatch):
         store.write_measurements(tmp_path, "abc-r0", [measurement(0.9)])
     assert [row["value"] for row in store.read_measurements(tmp_path, "abc-r0")] == [0.1]
     assert len(store.read(tmp_path).measurements) == 1
+
+
+def test_a_bit_that_flips_is_told_and_changes_no_number(tmp_path):
+    store.write_measurements(
+        tmp_path, "abc-r0", [measurement(number / 7, epoch=number) for number in range(9)]
+    )
+    (file,) = (tmp_path / "results" / "measurements").iterdir()
+    content, whole, told = file.read_bytes(), store.read(tmp_path).measurements, 0
+    pages = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # before what describes them
+    for place in range(4, pages, pages // 200):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        try:
+            assert store.read(tmp_path).measurements.equals(whole), place
+        except store.StoreError:
+            told += 1
+    assert told > 50
 
 
 def test_other_readers_find_the_same_numbers(tmp_path):
@@ -165,6 +161,28 @@ def test_a_foreign_file_is_named_with_what_it_lacks(tmp_path):
     pq.write_table(pa.table({"value": [1.0]}), file)
     with pytest.raises(store.StoreError, match=r"x\.parquet is not a results file.*it lacks study, trial_id"):
         store.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("state", "WHAT", "state is 'WHAT', and not one of COMPLETE, STOPPED, DIVERGED, FAILED"),
+        ("config", '{"model":', "config is no JSON object"),
+        ("config", "[]", "config is no JSON object"),
+        ("trial_id", None, "trial_id is null"),
+    ],
+)
+def test_a_trial_with_a_value_that_nothing_writes_is_named(tmp_path, column, value, words):
+    store.write_trial(tmp_path, trial(), {})
+    file = tmp_path / "results" / "trials" / "abc-r0.parquet"
+    table = pq.read_table(file)
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array([value], pa.string())), file)
+    for read in (store.read, store.ended_trials):
+        with pytest.raises(
+            store.StoreError, match=rf"abc-r0\.parquet is not a results file: its {words}; move"
+        ):
+            read(tmp_path)
 
 
 def without(file, column):

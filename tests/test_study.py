@@ -17,9 +17,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from mmjsd.model import load
 from mmjsd.train import read_notes
 from study import store
-from tests.nodes import kill_tree
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.nodes import ROOT, kill_tree
 
 LENGTH = ("--training.epochs", "4", "--evaluation.every", "2")
 """Options of the studies that are held against the undisturbed one."""
@@ -56,13 +54,21 @@ def replayed(environment, path):
 
 @pytest.fixture(scope="module")
 def undisturbed(environment, tmp_path_factory):
-    """A smoke study that nothing disturbs, after one whose Ray was killed: its folder and what it said."""
+    """A smoke study that nothing disturbs, after one whose Ray was killed: its folder and what it said.
+
+    It has a bucket's keys in its environment, of which Ray's logs may know nothing.
+    """
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # sockets need a short path
         left = Path(folder, "ray", "ray_current_cluster")
         left.parent.mkdir()
         left.write_text("127.0.0.1:9")  # where nothing listens
-        return out, run(environment | {"RAY_TMPDIR": folder}, out, *LENGTH)
+        keys = {"AWS_ACCESS_KEY_ID": "of-nobody", "AWS_SECRET_ACCESS_KEY": "known-to-nobody"}
+        said = run(environment | keys | {"RAY_TMPDIR": folder}, out, *LENGTH)
+        logs = [file.read_text(errors="replace") for file in Path(folder).rglob("*.log")]
+        assert any("Creating runtime env" in log for log in logs)
+        assert not any(key in log for key in keys.values() for log in logs)
+        return out, said
 
 
 def measurements(out):
@@ -126,15 +132,15 @@ def test_each_trial_leaves_a_model_pictures_and_its_curves(undisturbed):
         assert start.hparams["model.style_dim"].number_value == row["param.model.style_dim"]
 
 
-def test_replicates_and_configs_in_one_pack_learn_what_they_learn_alone(undisturbed, environment, tmp_path):
+def test_configs_in_one_pack_learn_what_they_learn_alone(undisturbed, environment, tmp_path):
     alone, out = undisturbed[0], tmp_path / "packed"
-    said = run(environment, out, *LENGTH, "--pack", "4", "--max-concurrent", "1")
-    assert "4 trials complete, 0 diverged, 0 failed" in said.stdout, said.stderr
+    said = run(environment, out, *LENGTH, "--replicates", "1", "--pack", "2", "--max-concurrent", "1")
+    assert "2 trials complete, 0 diverged, 0 failed" in said.stdout, said.stderr
     for row in trials(out).values():  # rows are written one after the other
-        assert row["device_s"] == pytest.approx(row["wall_s"] / 4, rel=0.05)
+        assert row["device_s"] == pytest.approx(row["wall_s"] / 2, rel=0.05)
     expected, packed = measurements(alone), measurements(out)
-    assert packed.keys() == expected.keys()
-    for name in trials(alone):
+    assert packed.keys() == {key for key in expected if key[0] in trials(out)}
+    for name in trials(out):
         loss = (name, 1, "train", "loss", "", "", "")
         assert packed[loss][0] == pytest.approx(expected[loss][0], rel=1e-3)
 
@@ -229,16 +235,6 @@ def test_two_workers_measure_what_one_does_and_stay_for_the_next_trial(undisturb
             assert far < 0.01, key  # likewise one that lies between two clusters
         elif key[3] != "probe_accuracy":
             assert far <= 1e-4 * abs(alone[key][0]), key
-
-
-def test_a_config_that_diverges_is_told_and_the_study_goes_on(environment, tmp_path):
-    out = tmp_path / "wild"
-    said = run(environment, out, "--training.learning_rate", "1e3", "--trials", "1")
-    assert said.returncode == 0, said.stderr
-    rows = trials(out).values()
-    assert [row["state"] for row in rows] == ["DIVERGED"] * 2
-    assert all("loss is" in row["error"] for row in rows)
-    assert all(row["objective_value"] is None for row in rows)
 
 
 def test_a_scheduler_stops_trials_what_they_showed_is_kept_and_the_best_is_confirmed(environment, tmp_path):

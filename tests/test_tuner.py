@@ -1,20 +1,17 @@
 """The tuner decides, without starting Ray: when a budget is spent, and whether there is anything to await."""
 
 import dataclasses
-import errno
 import math
-import os
 import pickle
-import platform
 import signal
+import socket
 import sqlite3
-import subprocess
-import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import AuthenticationError, OutOfMemoryError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.search import Searcher
 from ray.tune.utils.callback import _create_default_callbacks
 from ray.tune.utils.util import flatten_dict
@@ -24,7 +21,7 @@ from study.config import ClusterError
 from study.files import FilesError
 from study.mirror import Mirror
 from study.search import Search
-from tests.test_search import end, study
+from tests.studies import end, study
 
 
 class Clock:
@@ -109,7 +106,7 @@ def played(monkeypatch):
             def fit(self):
                 play(self.config.search_alg, self.config.scheduler)
 
-        monkeypatch.setattr(tuner, "_join_or_start", lambda study: False)
+        monkeypatch.setattr(tuner, "join_or_start", lambda study: False)
         monkeypatch.setattr(tuner, "_concurrency", lambda study: 1)
         monkeypatch.setattr(tuner, "_cpus_of_a_node", lambda: 1)
         monkeypatch.setattr(tuner, "_available", lambda resource: 1)
@@ -164,6 +161,24 @@ def test_a_database_that_goes_silent_ends_the_study_with_a_sentence_and_loses_no
 def test_a_database_that_refuses_when_the_study_opens_it_is_told_in_a_sentence(tmp_path, played):
     with pytest.raises(FilesError, match=r"^the database of --storage does not answer, or refuses$"):
         played(in_database(tmp_path, "mode=ro"), None)
+
+
+@pytest.mark.parametrize(
+    ("met", "kind", "sentence"),
+    [
+        ({"broken": KeyError("x"), "unshared": "node 7 does not see it"}, KeyError, "'x'"),
+        (
+            {"unshared": "node 7 does not see it", "disk_is_full": True},
+            ClusterError,
+            "^node 7 does not see it$",
+        ),
+        ({"disk_is_full": True}, OSError, "No space left on device: '.*/run'"),
+        ({"broken": OSError(28, "No space left on device")}, OSError, "No space left on device: '.*/run'"),
+    ],
+)
+def test_a_study_ends_with_what_was_no_trials_fault(tmp_path, played, met, kind, sentence):
+    with pytest.raises(kind, match=sentence):
+        played(study(tmp_path / "run"), lambda searcher, _: vars(searcher).update(met))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +245,7 @@ def test_no_trial_starts_once_a_node_did_not_see_the_studys_folder(clock, tmp_pa
     assert made.suggest("b") == Searcher.FINISHED
 
 
-def test_what_is_met_here_ends_the_study_and_no_trial(clock, tmp_path):
+def test_what_is_met_here_ends_the_study_and_no_trial(clock, tmp_path, monkeypatch):
     """Ray would hide it in an error of its own, or try the trial again."""
     made, search = searcher()
     lost = FilesError("cannot write s3://studies/x")
@@ -245,12 +260,10 @@ def test_what_is_met_here_ends_the_study_and_no_trial(clock, tmp_path):
     for name in ("a", "b"):
         made.suggest(name)
         made.started(name)
-    monkeypatched = {"trial_id": "abc-r0", "lost_s": None}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuner.store, "read_trial", lambda out, trial_id: monkeypatched)
-        made.on_trial_complete("a", {"done": True})
-        assert made.broken is lost
-        made.on_trial_complete("b", {"done": True})  # left to another time
+    monkeypatch.setattr(tuner.store, "read_trial", lambda out, trial_id: {"trial_id": trial_id})
+    made.on_trial_complete("a", {"done": True})
+    assert made.broken is lost
+    made.on_trial_complete("b", {"done": True})  # left to another time
     assert stopper.stop_all()
     assert made.suggest("c") == Searcher.FINISHED
     scheduler = tuner._Scheduler(search, made, Mirror(Path("unused"), None))
@@ -389,135 +402,37 @@ def test_every_trial_of_a_pack_is_reported_to_the_search(clock):
     assert heard == [(pack[0], 2, 0.5)]  # the second was not evaluated, the third has diverged
 
 
-@pytest.mark.parametrize("address", ["", "auto"])
-def test_processes_of_trials_get_the_allocators_variables(monkeypatch, address):
-    told = {}
-    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(tuner.ray, "init", lambda **options: told.update(options))
-    monkeypatch.setattr(tuner, "_make_token", lambda: None)
-    monkeypatch.setattr(tuner, "_await_process", lambda: None)
-    assert tuner._join_or_start(SimpleNamespace(address=address))
-    assert tuner.ALLOCATOR.items() <= told["runtime_env"]["env_vars"].items()
-
-
-def test_processes_of_trials_find_what_the_study_found(monkeypatch):
-    told = {}
-    monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
-    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(tuner.ray, "init", lambda **options: told.update(options))
-    monkeypatch.setattr(tuner, "_make_token", lambda: None)
-    monkeypatch.setattr(tuner, "_await_process", lambda: None)
-    tuner._join_or_start(SimpleNamespace(address=""))
-    paths = told["runtime_env"]["env_vars"]["PYTHONPATH"]
-    assert paths.split(os.pathsep) == [str(tuner.ROOT), "/somewhere/else"]
-
-
 @pytest.mark.parametrize(
-    ("address", "refusal", "sentence"),
-    [
-        (
-            "foo",
-            ValueError("Invalid address format: foo"),
-            "cannot join a Ray cluster at foo; check --address",
-        ),
-        (
-            "auto",
-            ConnectionError("Could not find any running Ray instance"),
-            "cannot join a Ray cluster at auto",
-        ),
-        (
-            "auto",
-            RuntimeError("Version mismatch: Python 3.12"),
-            r"nodes' versions \(Version mismatch: Python 3.12\)",
-        ),
-        ("auto", AuthenticationError("no token was found"), r"the token .*\(no token was found"),
-        ("", AuthenticationError("no token was found"), "cannot start Ray on this machine; .* Ray's token"),
-    ],
+    "of_ctrl_c", [signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "background"]
 )
-def test_what_ray_refuses_is_told_in_a_sentence(monkeypatch, address, refusal, sentence):
-    def init(**_):
-        raise refusal
-
-    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(tuner.ray, "init", init)
-    monkeypatch.setattr(tuner, "_make_token", lambda: None)
-    with pytest.raises(ClusterError, match=sentence):
-        tuner._join_or_start(SimpleNamespace(address=address))
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_ends_a_process_interrupts_a_study(number):
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), tuner._sigterm_as_interrupt():
-        signal.raise_signal(number)
+def test_what_ends_a_process_interrupts_a_study(monkeypatch, of_ctrl_c):
+    before, of_user = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, of_ctrl_c)
+    monkeypatch.setattr(tuner, "_leave_without_ray", lambda display, ended: ended.wait())
+    try:
+        with pytest.raises(KeyboardInterrupt), tuner._sigterm_as_interrupt(None):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, of_user)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_one_that_ends_rays_processes_too_leaves_at_once(monkeypatch, capsys):
+    closed, left = [], []
+    monkeypatch.setattr(tuner.os, "_exit", lambda code: (left.append(code), ended.set()))
+    display, ended = SimpleNamespace(close=lambda: closed.append(True)), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(tuner.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
+        watch = threading.Thread(target=tuner._leave_without_ray, args=(display, ended))
+        watch.start()
+        server.accept()
+        assert not left  # Ray is there, and ends in order
+    watch.join(timeout=30)
+    assert (closed, left) == ([True], [130])
+    assert capsys.readouterr().err == "interrupted; the same command with --resume goes on\n"
 
 
 def test_ray_adds_no_word_of_its_own_about_trials(monkeypatch):
     monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     follow = tuner._Follow(None, None, None, starts_at_once=True)
     assert _create_default_callbacks([follow]) == [follow]
-
-
-def test_a_full_disk_is_one_whatever_ray_makes_of_it(monkeypatch):
-    def init(**_):
-        raise RuntimeError("Failed to upload working_dir: [Errno 28] No space left on device")
-
-    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(tuner.ray, "init", init)
-    with pytest.raises(OSError, match="No space left on device") as raised:
-        tuner._join_or_start(SimpleNamespace(address="auto"))
-    assert raised.value.errno == errno.ENOSPC
-
-
-def test_a_home_that_cannot_be_written_is_told_in_a_sentence(monkeypatch, tmp_path):
-    home = tmp_path / "file"
-    home.touch()
-    monkeypatch.setenv("HOME", str(home))
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: False)
-    with pytest.raises(
-        ClusterError, match=r"cannot start Ray on this machine; check HOME, .*Not a directory"
-    ):
-        tuner._join_or_start(SimpleNamespace(address=""))
-    monkeypatch.setenv("HOME", str(tmp_path / "new" / "home"))
-    tuner._make_token()
-    assert (tmp_path / "new" / "home" / ".ray" / "auth_token").is_file()
-
-
-BLOCKS = """
-import ctypes, resource, threading
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-
-def use():
-    block = ctypes.c_void_p(libc.malloc(40 * 2**20))
-    libc.memset(block, 1, 40 * 2**20)
-    libc.free(block)
-
-def run():
-    use()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        use()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-
-thread = threading.Thread(target=run)  # as Ray Tune runs a trial
-thread.start()
-thread.join()
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are the GNU C library's")
-def test_the_allocators_variables_keep_freed_memory():
-    def page_faults(**variables):
-        environment = {**os.environ, **variables}
-        said = subprocess.run(
-            [sys.executable, "-c", BLOCKS], env=environment, capture_output=True, check=True
-        )
-        return int(said.stdout)
-
-    kept = page_faults(**tuner.ALLOCATOR)
-    assert kept < 50
-    assert page_faults() > kept + 100  # ten times 40 MiB, in pages of 2 MiB at most

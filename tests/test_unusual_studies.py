@@ -14,8 +14,8 @@ from analysis.findings import find
 from analysis.reading import load
 from analysis.report import SampleGrid, write_report
 from analysis.wording import answer
+from tests.reports import SUBSPACES, Page, findings_of, report, shortcut
 from tests.synthetic import MODALITIES, grid, study_json, write_study
-from tests.test_report import SUBSPACES, Page, findings_of, report, shortcut
 
 
 def test_a_study_that_has_ended_lacks_nothing_though_its_sampler_repeated_configs(tmp_path):

@@ -40,9 +40,11 @@ def test_the_only_config_of_a_study_is_called_so_while_replicates_are_missing(tm
 
 
 def test_devices_are_named_for_people(tmp_path, monkeypatch):
-    trial = synthetic._trial
+    trial = synthetic.trial
     for device, told in (("cpu x 1 threads", "cpu, 1 thread"), ("cpu x 12 threads", "cpu, 12 threads")):
-        monkeypatch.setattr(synthetic, "_trial", lambda *rest, name=device: trial(*rest) | {"device": name})
+        monkeypatch.setattr(
+            synthetic, "trial", lambda name=device, **columns: trial(**columns | {"device": name})
+        )
         run = write_study(tmp_path / told, SIZES[:1], falling, replicates=1)
         assert f"of device time on `{told}`" in load(run).answer
 
