@@ -6,17 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmjsd.data import Data, Examples, cache_dir
-from mmjsd.model import write_tensors
 from mmjsd.networks import networks_of
 from mmjsd.ranking import average_precision
+from mmjsd.tensors import read_tensors, write_tensors
 
 _VERSION = 4
 """Part of the cache's key; raise it when training or networks change."""
@@ -182,10 +180,10 @@ def _save(classifier: Classifier, file: Path) -> None:
 def _load(network: nn.Sequential, file: Path) -> Classifier | None:
     """The cached classifier; none if there is none, or none that can be read."""
     try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = {key: json.loads(text) for key, text in opened.metadata().items()}
-        network.load_state_dict(load_file(file))
+        tensors, told = read_tensors(file)
+        metadata = {key: json.loads(text) for key, text in told.items()}
+        network.load_state_dict(tensors)
         quality = {name: (value, error) for name, (value, error) in metadata["quality"].items()}
         return Classifier(network, quality, metadata["num_samples"])
-    except (OSError, KeyError, AttributeError, RuntimeError, ValueError, safetensors.SafetensorError):
+    except (OSError, KeyError, AttributeError, RuntimeError, ValueError):
         return None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,9 +11,6 @@ from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -22,6 +18,7 @@ from mmjsd.config import Fusion, ModelConfig, ObjectiveConfig, require
 from mmjsd.gaussian import Gaussian, Mixture, product, stack, standard_like
 from mmjsd.networks import NETWORKS, Width, networks_of
 from mmjsd.specs import Modality
+from mmjsd.tensors import read_tensors, write_tensors
 from mmjsd.text import ALPHABET
 
 WEIGHTS_FILE = "model.safetensors"
@@ -303,19 +300,6 @@ def save(model: MultimodalVae, folder: Path) -> None:
     write_tensors(folder / WEIGHTS_FILE, model.state_dict(), description)
 
 
-def write_tensors(
-    file: Path, tensors: Mapping[str, Tensor], description: Mapping[str, str] | None = None
-) -> None:
-    """Write a safetensors file, which appears whole.
-
-    It has the rights of any file, whereas what the library writes is its owner's alone.
-    """
-    whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(to_bytes(whole, dict(description) if description else None))
-    os.replace(temporary, file)
-
-
 def load(path: Path | str) -> MultimodalVae:
     """The model in a checkpoint folder, or in a trial's newest, on the CPU, in eval mode. Reads no pickle.
 
@@ -325,16 +309,16 @@ def load(path: Path | str) -> MultimodalVae:
     file = max(Path(path).glob(f"epoch-*/{WEIGHTS_FILE}"), default=Path(path) / WEIGHTS_FILE)
     require(file.is_file(), f"{path} holds no model: expected the file {WEIGHTS_FILE} in a checkpoint folder")
     try:
-        with safe_open(file, framework="pt") as opened:
-            description: dict[str, Any] = {key: json.loads(text) for key, text in opened.metadata().items()}
+        tensors, told = read_tensors(file)
+        description: dict[str, Any] = {key: json.loads(text) for key, text in told.items()}
         modalities = [
             Modality(**{**each, "shape": tuple(each["shape"])}) for each in description["modalities"]
         ]
         objective = {**description["objective"], "weights": tuple(description["objective"]["weights"])}
         model = MultimodalVae(modalities, ModelConfig(**description["model"]), ObjectiveConfig(**objective))
-        model.load_state_dict(load_file(file))
+        model.load_state_dict(tensors)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    except (SafetensorError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged or of another version: {error}") from error
     return model.eval()

@@ -12,19 +12,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmjsd.batches import PairedSamples, Pairs, Workers
 from mmjsd.config import Precision, TrainingConfig, require
 from mmjsd.kernels import at_once
-from mmjsd.model import MultimodalVae, load, save, write_tensors
+from mmjsd.model import MultimodalVae, load, save
 from mmjsd.objective import Draws, draw, elbo
 from mmjsd.pack import Pack
+from mmjsd.tensors import read_tensors, write_tensors
 
 _STATE_FILE = "training.safetensors"
 _EPOCH_FILE = "epoch.json"
@@ -438,8 +437,7 @@ def load_checkpoint(path: Path) -> tuple[MultimodalVae, TrainingState]:
     """
     model = load(path)
     with _named(path):
-        # Copied, as what is mapped from a file keeps it from being removed.
-        tensors = {name: tensor.clone() for name, tensor in load_file(path / _STATE_FILE).items()}
+        tensors, _ = read_tensors(path / _STATE_FILE)
         place = json.loads((path / _EPOCH_FILE).read_text())
         # Older checkpoints, all of whole epochs, have the epoch alone.
         epoch, step, wall_s = int(place["epoch"]), int(place.get("step", 0)), float(place.get("wall_s", 0))
@@ -462,5 +460,5 @@ def _named(path: Path) -> Iterator[None]:
     """Says of a checkpoint that cannot be read which one it is."""
     try:
         yield
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is a damaged checkpoint ({error}); delete it to train anew") from error

@@ -126,6 +126,6 @@ def test_that_others_may_not_read_is_named(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("mmjsd.model.safe_open", refuse)
+    monkeypatch.setattr("mmjsd.tensors.safe_open", refuse)
     with pytest.raises(ValueError, match=r"model\.safetensors cannot be read: .*Permission denied"):
         load(tmp_path)
