@@ -49,6 +49,7 @@ def join_or_start(study: Study) -> bool:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Ray Tune would send a bucket's keys to each trial, and Ray write them into a log that all may read.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
+    ray._private.utils.set_sigterm_handler = lambda _: None  # by which the study would end without a word
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # the display says what failed, and why
     if ray.is_initialized():

@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -469,6 +470,7 @@ if __name__ == "__main__":
     notes = logging.getLogger("study")
     notes.addHandler(Notes())
     notes.setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of kill, Slurm, systemd: as Ctrl-C
     logging.raiseExceptions = False  # a note that nobody reads any more is no error
     try:
         code = main(sys.argv[1:])

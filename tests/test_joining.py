@@ -1,13 +1,16 @@
 """A study joins a Ray cluster or starts a Ray of its own: what it tells Ray, and what Ray refuses."""
 
 import errno
+import inspect
 import os
 import platform
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import ray
 from ray.exceptions import AuthenticationError
 from ray.tune import Trainable
 from ray.tune.execution import class_cache
@@ -41,6 +44,25 @@ def test_processes_of_trials_find_what_the_study_found(monkeypatch):
     join_or_start(SimpleNamespace(address=""))
     paths = told["runtime_env"]["env_vars"]["PYTHONPATH"]
     assert paths.split(os.pathsep) == [str(joining.ROOT), "/somewhere/else"]
+
+
+def test_what_ends_a_process_is_not_left_to_ray(monkeypatch):
+    rays_own = ray._private.utils.set_sigterm_handler
+    monkeypatch.setattr(ray._private.utils, "set_sigterm_handler", rays_own)  # put back in the end
+    assert "ray._private.utils.set_sigterm_handler(" in inspect.getsource(ray.init)
+
+    def init(**_):
+        ray._private.utils.set_sigterm_handler(lambda *_: sys.exit(15))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(joining.ray, "init", init)
+    monkeypatch.setattr(joining, "_make_token", lambda: None)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            join_or_start(SimpleNamespace(address=""))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_keys_of_a_bucket_are_no_part_of_what_ray_tells_its_logs(monkeypatch):
