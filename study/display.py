@@ -29,6 +29,7 @@ class Display:
         self._metric = metric
         self._console = console = Console(stderr=True, markup=False, emoji=False)
         self._epochs, self._epochs_left = epochs, num_trials * epochs
+        self._expected = num_trials
         self._started = time.monotonic()
         self._epochs_done = 0
         self._states: dict[str, int] = {}
@@ -70,6 +71,13 @@ class Display:
         """Leave the terminal as it was; its last picture stays."""
         if self._shown:
             self._live.stop()
+
+    def expect(self, num_missing: int) -> None:
+        """So many trials have yet to end: fewer than was thought where a sampler repeats a config."""
+        expected = sum(self._states.values()) + num_missing
+        self._epochs_left += (expected - self._expected) * self._epochs
+        self._expected = expected
+        self._progress.update(self._study, total=expected)
 
     def started(self, trial: Trial) -> None:
         """A trial starts, or goes on after its process was replaced."""

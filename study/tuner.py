@@ -119,6 +119,7 @@ def run_study(study: Study) -> Outcome:
                 ),
             )
             tuner.fit()
+            display.expect(search.num_missing)
     except Exception as error:
         searcher.broken = searcher.broken or error
     finally:
@@ -301,6 +302,11 @@ class _StudySearcher(_Unsaved, Searcher):  # type: ignore[misc]
         self._is_spent |= now >= self._ends_at or device_s >= study.budget_device_s
         return self._is_spent
 
+    @property
+    def num_missing(self) -> int:
+        """Trials that have yet to end."""
+        return self._search.num_missing
+
     @contextmanager
     def keeping(self) -> Iterator[None]:
         """Whatever goes wrong within, goes no further."""
@@ -453,6 +459,9 @@ class _Follow(_Unsaved, TrialProgressCallback):  # type: ignore[misc]
     ) -> None:
         self._display, self._loggers, self._searcher = display, loggers, searcher
         self._starts_at_once = starts_at_once  # and not when its workers have what they need
+
+    def on_step_end(self, **_: Any) -> None:
+        self._display.expect(self._searcher.num_missing)
 
     def on_trial_start(self, *, trial: Any, **_: Any) -> None:
         if self._starts_at_once:

@@ -124,6 +124,26 @@ def test_counts_each_trials_own_epochs(monkeypatch, clock):
     assert shown._left() == ", about 4 min 00 s left"
 
 
+def test_expects_fewer_trials_where_a_config_is_repeated(monkeypatch, clock):
+    """Of 4 trials of 3 epochs one has ended, one of those left is another's config: two are left."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(display, "store", complete(0.5))
+    shown, trial = Display("study", 4, 3, "loss"), trial_of({}, 3)
+    shown.started(trial)
+    for epoch in (1, 2, 3):
+        clock.now += 60.0
+        shown.progressed(trial, epoch, None)
+    shown.ended(trial)
+    shown.expect(3)
+    assert " 1/4 " in lines_of(shown)[0]
+    shown.expect(2)
+    assert " 1/3 " in lines_of(shown)[0]
+    assert shown._left() == ", about 6 min 00 s left"
+    shown.expect(0)
+    assert " 1/1 " in lines_of(shown)[0]
+    assert shown._left() == ""
+
+
 def test_knows_no_time_left_where_nothing_was_measured_and_nothing_runs(monkeypatch):
     row = {"state": "DIVERGED", "objective_value": None, "error": "loss is nan"}
     monkeypatch.setattr(display, "store", SimpleNamespace(read_trial=lambda out, trial_id: row))

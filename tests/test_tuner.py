@@ -436,3 +436,11 @@ def test_ray_adds_no_word_of_its_own_about_trials(monkeypatch):
     monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     follow = tuner._Follow(None, None, None, starts_at_once=True)
     assert _create_default_callbacks([follow]) == [follow]
+
+
+def test_the_display_learns_how_many_trials_have_yet_to_end():
+    expected = []
+    display, (made, search) = SimpleNamespace(expect=expected.append), searcher()
+    search.num_missing = 3
+    tuner._Follow(display, None, made, starts_at_once=True).on_step_end()
+    assert expected == [3]
