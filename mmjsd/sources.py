@@ -276,7 +276,10 @@ def _read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]
     """Shape and type of each array of an npz file, all of whose bytes agree with their checksums."""
     headers = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            file.seek(0)
+            if file.read(4) != b"PK\x03\x04":  # NumPy would take it for a pickle
+                raise ValueError("it does not begin with an array")
             for name in archive.namelist():
                 with archive.open(name) as member:
                     np.lib.format.read_magic(member)

@@ -244,6 +244,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: path.write_bytes(b"\x89PNG" * 500),
         r"svhn\.npz cannot be read as an npz file",
     ),
+    "something before the archive": (
+        lambda path: path.write_bytes(b"\0" + path.read_bytes()),
+        r"svhn\.npz cannot be read as an npz file \(it does not begin with an array\); copy it anew",
+    ),
     "flipped bit": (flip_a_bit, r"svhn\.npz (is damaged: x_train\.npy fails|cannot be read).*; copy it anew"),
     "missing key": (drop_labels, r"svhn\.npz lacks the array 'y_test': expected uint8 arrays x_train"),
     "dtype": (
