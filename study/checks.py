@@ -1,6 +1,7 @@
 """What is refused before anything starts: options that exclude each other, and what is not to be had here."""
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,7 +125,12 @@ def check_workers(workers: int, trained: Sequence[TrialConfig]) -> None:
 
 
 def check_kept(out: Path | None, storage: str | None) -> None:
-    """Refuse to keep a study's folder, or its database's file, beside the code that a job has brought."""
+    """Refuse to keep a study's folder, or its database, where it goes: with a job's code, or in memory."""
+    require(
+        not re.match(r"sqlite(\+\w+)?://(/?$|.*:memory:)", storage or ""),
+        "--storage keeps SQLite's database in memory, where it is lost when the study ends; name a file, "
+        "such as sqlite:///study.db",
+    )
     places = {"--storage": storage or "", "--out": str(out or "")}
     for option, place in places.items():
         require(

@@ -51,7 +51,11 @@ def join_or_start(study: Study) -> bool:
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
     ray._private.utils.set_sigterm_handler = lambda _: None  # by which the study would end without a word
     logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # the display says what failed, and why
+    for name in (
+        "tune",
+        "execution.experiment_state",
+    ):  # the display says what failed; nobody reads snapshots
+        logging.getLogger(f"ray.tune.{name}").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -59,6 +59,9 @@ _KINDS: Mapping[str, Any] = {
 }
 """What a resumed study reads of its study.json, which others may have written."""
 
+_GONE = "put back a copy, or choose another --out; a report of what is there can do without"
+"""What is left where a file of the study is no more."""
+
 _ADDED = {"storage": JOURNAL, "objectives": ["mean_coherence"], "confirm": 0, "confirm_replicates": 0}
 """What a study.json may lack that an earlier version wrote, and what that version did."""
 
@@ -97,14 +100,17 @@ def refuse_taken(out: Path, bucket_url: str | None) -> None:
     where = bucket_url or out
     advice = "add --resume to go on with it, or choose another --out"
     require(_stored(out, bucket_url, "study.json") is None, f"{where} already holds a study; {advice}")
-    if bucket_url is not None:
-        names = [entry.name for entry in Bucket(bucket_url).entries()]
-    else:
-        names = [path.name for path in out.iterdir()] if out.is_dir() else []
     begun = b'"resumed"' in (_stored(out, bucket_url, "manifest.json") or b"")  # a study that came no further
     known = (CLAIM, *["manifest.json"] * begun)
-    taken = any(name not in known and not name.startswith(".") for name in names)
+    taken = any(name not in known and not name.startswith(".") for name in _names(out, bucket_url))
     require(not taken, f"{where} is not empty and holds no study; choose another --out")
+
+
+def _names(out: Path, bucket_url: str | None) -> list[str]:
+    """What a study's folder holds."""
+    if bucket_url is not None:
+        return [entry.name for entry in Bucket(bucket_url).entries()]
+    return [path.name for path in out.iterdir()] if out.is_dir() else []
 
 
 def stored_values(out: Path, bucket_url: str | None) -> dict[str, Any]:
@@ -116,19 +122,21 @@ def stored_values(out: Path, bucket_url: str | None) -> dict[str, Any]:
     file = f"{bucket_url or out}/study.json"
     text = _stored(out, bucket_url, "study.json")
     if text is None:
-        raise ValueError(f"nothing to resume: there is no {file}; leave out --resume to start a study")
+        has_results = "results" in _names(out, bucket_url)
+        advice = _GONE if has_results else "leave out --resume to start a study"
+        raise ValueError(f"nothing to resume: there is no {file}; {advice}")
     try:
         values: dict[str, Any] = {**_ADDED, **json.loads(text)}
     except (TypeError, ValueError, RecursionError):
-        raise ValueError(f"{file} is damaged: it is no JSON object; choose another --out") from None
+        raise ValueError(f"{file} is damaged: it is no JSON object; {_GONE}") from None
     missing = [name for name in _KINDS if name not in values]
-    require(not missing, f"{file} is damaged: it lacks {', '.join(missing)}; choose another --out")
+    require(not missing, f"{file} is damaged: it lacks {', '.join(missing)}; {_GONE}")
     for name, kind in _KINDS.items():
         try:
             TypeAdapter(kind).validate_python(values[name], strict=True)
         except ValidationError as error:
             what = f"{name} cannot be {error.errors()[0]['input']!r}"
-            raise ValueError(f"{file} is damaged: {what}; choose another --out") from None
+            raise ValueError(f"{file} is damaged: {what}; {_GONE}") from None
     return values
 
 
@@ -177,7 +185,7 @@ def write_resumed(
         told = (
             f"{study.where}/manifest.json is missing or damaged, so what the study was started on is unknown"
         )
-        raise ValueError(f"{told}; choose another --out") from None
+        raise ValueError(f"{told}; {_GONE}") from None
     require(
         old == data_digest,
         f"the study in {study.where} was started on other data (digest {old[:12]}, now {data_digest[:12]}); "

@@ -371,7 +371,7 @@ def _absolute(path: Path, option: str) -> Path:
 
 def _with_absolute_file(storage: str) -> str:
     """The URL of a database; SQLite's file is the same one from wherever a study goes on."""
-    before_file = r"^sqlite(\+\w+)?:///(?!/|:memory:|file:|$)"
+    before_file = r"^sqlite(\+\w+)?:///(?!/|file:|$)"
     return re.sub(before_file, lambda found: f"{found[0]}{Path.cwd()}/", storage)
 
 

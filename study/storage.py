@@ -1,5 +1,6 @@
 """Where Optuna keeps what the sampler knows: a journal in the study's folder, or a database by its URL."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,11 +70,13 @@ def open_study(study: Study, pruner: BasePruner) -> optuna.Study:
 
 def _open_journal(path: Path) -> BaseStorage:
     """The journal, without an unfinished last line: Optuna would write on behind it and then read no more."""
-    if path.exists():
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            os.truncate(path, content.rfind(b"\n") + 1)
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
     try:
+        for last in whole.splitlines()[-1:]:  # of which Optuna says nothing before there is another
+            json.loads(last)
         return JournalStorage(JournalFileBackend(str(path)))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -419,6 +419,8 @@ def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
             raise StoreError(
                 f"{path} names a trial {name!r}, which is no name of one; move it out of the folder"
             )
+        if name != path.stem and path.name != _COMPACTED:  # what keeps folders alike leaves such copies
+            raise StoreError(f"{path} holds the trial {name}, as a copy would; move it out of the folder")
     for field in missing:
         nulls = pa.nulls(table.num_rows, field.type)
         if field.name in _repeated(schema):

@@ -144,11 +144,25 @@ from tests.command_line import tuner as tuner  # a fixture
             "--address ray://127.0.0.1:10001 is Ray's client, through which no study can run; give HOST:PORT",
         ),
         ("--space smoke --resume", "nothing to resume: there is no"),
+        ("--space smoke --out lost --resume", "lost/study.json; put back a copy, or choose another --out"),
+        *(
+            (
+                f"--space smoke --storage {url}",
+                "--storage keeps SQLite's database in memory, where it is lost",
+            )
+            for url in (
+                "sqlite://",
+                "sqlite:///",
+                "sqlite:///:memory:",
+                "sqlite+pysqlite:///file::memory:?uri=true",
+            )
+        ),
     ],
 )
 def test_refuses_in_one_sentence(capsys, tuner, line, sentence):
     Path("file").touch()
     Path("taken").mkdir()
+    Path("lost/results").mkdir(parents=True)
     Path("taken", "letter.txt").touch()
     Path("foreign").mkdir()
     Path("foreign", "manifest.json").write_text('{"name": "of a web page"}')

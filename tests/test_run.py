@@ -482,7 +482,7 @@ def test_a_study_keeps_its_sqlite_file_from_wherever_it_goes_on(monkeypatch, tun
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite://", "sqlite:///:memory:", "sqlite:////own.db", "sqlite:///file:x?uri=true", "mysql:///x"],
+    ["sqlite:////own.db", "sqlite:///file:x?uri=true", "mysql:///x"],
 )
 def test_other_databases_stay_where_they_are(monkeypatch, tuner, url):
     monkeypatch.setattr("study.storage.check_storage", lambda study: None)

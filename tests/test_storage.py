@@ -71,11 +71,16 @@ def test_a_journal_whose_last_line_was_cut_off_goes_on_without_it(tmp_path):
     assert states == ["COMPLETE"] * 3 + ["FAIL"] + ["COMPLETE"] * 3  # of one not even the params were noted
 
 
-def test_a_damaged_journal_is_named_with_the_way_out(tmp_path):
+@pytest.mark.parametrize("place", [1, -1])
+@pytest.mark.parametrize(
+    "damage", [lambda line: line[:5] + b"\n", lambda line: b"junk\n", lambda line: b"null\n"]
+)
+def test_a_damaged_journal_is_named_with_the_way_out(tmp_path, place, damage):
     run(Search(study(tmp_path, LINE, "random")), limit=7)
     journal = tmp_path / "optuna.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([lines[0], lines[1][:5] + b"\n", *lines[2:]]))
+    lines[place] = damage(lines[place])
+    journal.write_bytes(b"".join(lines))
     with pytest.raises(ValueError, match=r"optuna.journal is damaged .*; delete it and start"):
         Search(study(tmp_path, LINE, "random"))
 

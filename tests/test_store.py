@@ -1,5 +1,7 @@
 """The two tables: what is written comes back, whole or not at all, readable by others."""
 
+import re
+
 import duckdb
 import pandas as pd
 import polars
@@ -342,3 +344,15 @@ def test_a_trial_that_is_tried_again_is_forgotten_first(tmp_path):
     store.forget_trial(tmp_path, "abc-r0")
     assert store.read_trial(tmp_path, "abc-r0") is None
     assert store.ended_trials(tmp_path) == []
+
+
+@pytest.mark.parametrize("table", ["trials", "measurements"])
+def test_a_copy_of_a_file_is_named(tmp_path, table):
+    store.write_trial(tmp_path, trial(), {})
+    store.write_measurements(tmp_path, "abc-r0", [measurement(0.1)])
+    (file,) = (tmp_path / "results" / table).iterdir()
+    copy = file.with_name(f"{file.stem} (conflicted copy).parquet")
+    copy.write_bytes(file.read_bytes())
+    told = rf"{re.escape(str(copy))} holds the trial {file.stem}, as a copy would; move it out"
+    with pytest.raises(store.StoreError, match=told):
+        store.read(tmp_path)
