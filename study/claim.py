@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -40,6 +41,7 @@ def claimed(study: Study) -> Iterator[None]:
         ValueError: if another process is at work on it, or it cannot be written.
     """
     taken = f"another process is at work on the study in {study.where}"
+    was_there = study.out.exists()
     try:
         study.out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(study.out / ".lock", timeout=0)
@@ -58,7 +60,17 @@ def claimed(study: Study) -> Iterator[None]:
         with claim.kept():
             yield
     finally:
+        if not was_there:
+            _remove_empty(study.out)
         lock.release()
+
+
+def _remove_empty(out: Path) -> None:
+    """Remove a folder that holds this process's lock alone."""
+    if [path.name for path in out.glob("*")] == [".lock"]:
+        with suppress(OSError):  # another process is faster
+            (out / ".lock").unlink()
+            out.rmdir()
 
 
 class _Claim:

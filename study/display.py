@@ -58,6 +58,7 @@ class Display:
         self._shown = console.is_terminal
 
     def __enter__(self) -> "Display":
+        self._started = time.monotonic()  # Ray's start is no part of what an epoch takes
         if self._shown:
             self._live.start()
         return self

@@ -4,8 +4,11 @@ import errno
 import logging
 import os
 import secrets
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -65,14 +68,16 @@ def join_or_start(study: Study) -> bool:
             environment: dict[str, Any] = {"env_vars": _ON_CLUSTERS | ALLOCATOR}
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its code itself
                 environment |= {"working_dir": str(ROOT), "excludes": _EXCLUDED}
-            ray.init(address=study.address, runtime_env=environment, **quiet)
+            with _uninterrupted():
+                ray.init(address=study.address, runtime_env=environment, **quiet)
         else:
             way = "start Ray on this machine; check HOME, and what the environment says of Ray's token"
             _make_token()
             paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ALLOCATOR}}
             # "local": else Ray would join another study's instance here, or wait for one that is gone.
-            ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
+            with _uninterrupted():
+                ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         if is_disk_full(error):  # whatever Ray made of it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -80,6 +85,30 @@ def join_or_start(study: Study) -> bool:
     if not study.address:
         _await_process()
     return True
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM waits until Ray has started, which would crash; a second one does not."""
+    noted = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: FrameType | None) -> None:
+        signal.alarm(0)  # by which Ray's own handler, which has passed this on, ends the process
+        noted.append(number)
+        if len(noted) > 1:
+            raise KeyboardInterrupt
+
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as of a script's background job
+            signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _await_process() -> None:

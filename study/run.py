@@ -10,7 +10,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -115,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
             from study.loggers import check_loggers  # here: it needs torch
 
             check_loggers(study)
-        with _no_empty_folder(study.out), claimed(study):
+        with claimed(study):
             folder = mirror.Mirror(study.out, study.bucket_url)
             folder.open(is_new=study.is_new)
             before = manifest.Before(study.out)
@@ -292,19 +291,6 @@ def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def _trained(tried: list[TrialConfig], base: TrialConfig, confirm: int) -> list[TrialConfig]:
     """With the base config, which only a confirmation trains."""
     return [*tried, base] if confirm else tried
-
-
-@contextmanager
-def _no_empty_folder(out: Path) -> Iterator[None]:
-    """Remove a study's folder that was made for this one and in the end holds its lock alone."""
-    was_there = out.exists()
-    try:
-        yield
-    finally:
-        if not was_there and [path.name for path in out.glob("*")] == [".lock"]:
-            with suppress(OSError):  # another process is faster
-                (out / ".lock").unlink()
-                out.rmdir()
 
 
 def _open_folder(study: Study, values: Mapping[str, Any], stored: Mapping[str, Any] | None) -> None:

@@ -83,48 +83,17 @@ def run_study(study: Study) -> Outcome:
     for trial_id in search.charged:
         mirror.push_row(trial_id)
     searcher = _StudySearcher(search, mirror)
+    display = Display(study.name, search.num_missing, study.base.training.epochs, study.objectives[0])
     started_here = join_or_start(study)
     try:
-        concurrent = searcher.slots = _concurrency(study)
-        use_gpu = study.gpus_per_worker > 0
-        in_process = study.workers == 1 and not use_gpu
-        threads = max(1, min(_available("CPU") // concurrent, _cpus_of_a_node()))
-        if in_process:
-            trainable = tune.with_resources(_train_in_process(threads, mirror), {"CPU": threads})
-        else:
-            trainable = tune.with_resources(
-                _train_by_workers(study.workers, study.gpus_per_worker, mirror),
-                {"CPU": 0, "memory": DRIVER_MEMORY},
-            )
-        display = Display(study.name, search.num_missing, study.base.training.epochs, study.objectives[0])
-        with _sigterm_as_interrupt(display), display, Loggers(study, mirror.read_measurements) as loggers:
-            tuner = tune.Tuner(
-                trainable,
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher,
-                    scheduler=_Scheduler(search, searcher, mirror),
-                    metric=study.objectives[0],
-                    mode="max",
-                    num_samples=-1,
-                    max_concurrent_trials=concurrent,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=str(study.out),
-                    verbose=0,
-                    callbacks=[_Follow(display, loggers, searcher, starts_at_once=in_process)],
-                    stop=_Stopper(searcher),
-                    failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
-                ),
-            )
-            tuner.fit()
-            display.expect(search.num_missing)
+        with _sigterm_as_interrupt(display):
+            _tune(study, search, searcher, mirror, display)
     except Exception as error:
         searcher.broken = searcher.broken or error
     finally:
         if started_here:
             ray.shutdown()
+            signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # which Ray has reset
     _raise_what_broke(searcher, study.out)
     if not search.num_missing:
         write_ended(study.out)
@@ -141,6 +110,44 @@ def run_study(study: Study) -> Outcome:
         missing=search.num_missing,
         budget_is_spent=searcher.budget_is_spent and not search.num_running,
     )
+
+
+def _tune(study: Study, search: Search, searcher: "_StudySearcher", mirror: Mirror, display: Display) -> None:
+    """Have Ray Tune train what the search serves, until there is no more or the user interrupts."""
+    concurrent = searcher.slots = _concurrency(study)
+    use_gpu = study.gpus_per_worker > 0
+    in_process = study.workers == 1 and not use_gpu
+    threads = max(1, min(_available("CPU") // concurrent, _cpus_of_a_node()))
+    if in_process:
+        trainable = tune.with_resources(_train_in_process(threads, mirror), {"CPU": threads})
+    else:
+        trainable = tune.with_resources(
+            _train_by_workers(study.workers, study.gpus_per_worker, mirror),
+            {"CPU": 0, "memory": DRIVER_MEMORY},
+        )
+    with display, Loggers(study, mirror.read_measurements) as loggers:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=_Scheduler(search, searcher, mirror),
+                metric=study.objectives[0],
+                mode="max",
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(study.out),
+                verbose=0,
+                callbacks=[_Follow(display, loggers, searcher, starts_at_once=in_process)],
+                stop=_Stopper(searcher),
+                failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
+            ),
+        )
+        tuner.fit()
+        display.expect(searcher.num_missing)
 
 
 def _raise_what_broke(searcher: "_StudySearcher", out: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,29 @@ def test_of_two_that_start_at_once_one_is_refused(tmp_path, monkeypatch):
     for each in threads:
         each.join()
     assert sorted(outcomes) == ["refused", "worked"]
+
+
+def test_one_that_is_refused_leaves_the_folder_to_who_works_there(tmp_path, monkeypatch):
+    """Both find none; the lock of the first comes between the other's look and its try."""
+    first, second = study(tmp_path / "new"), study(tmp_path / "new")
+    there = Path.exists
+    with claimed(first):
+        monkeypatch.setattr(Path, "exists", lambda path: path != second.out and there(path))
+        with pytest.raises(ValueError, match="another process is at work"), claimed(second):
+            pass
+        monkeypatch.undo()
+        assert (first.out / ".lock").exists()
+        (first.out / "study.json").touch()
+    assert first.out.exists()
+
+
+def test_a_new_folder_in_which_nothing_came_is_removed_and_an_old_one_is_not(tmp_path):
+    own = study(tmp_path / "new")
+    own.out.rmdir()
+    with claimed(own):
+        assert own.out.exists()
+    assert not own.out.exists()
+    own.out.mkdir()
+    with claimed(own):
+        pass
+    assert own.out.exists()

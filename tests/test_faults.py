@@ -4,9 +4,11 @@ They take some ten minutes of two free cores: python -m pytest -m slow tests/tes
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import MappingProxyType
@@ -329,3 +331,23 @@ def test_ends_the_study_which_goes_on_later(start, run, tmp_path, undisturbed, s
     assert code == 0, said
     assert before.items() <= trials(out).items()
     assert_whole(out, undisturbed)
+
+
+# ... or the driver alone, as Ray starts ...
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_the_study_before_its_first_trial(start, tmp_path, number, delay_s):
+    out, folder = tmp_path / "study", tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets need a short path
+    process = start(out, variables={"RAY_TMPDIR": folder})
+    while not list(Path(folder).glob("ray/session_2*/logs/python-core-driver*")):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    time.sleep(delay_s)
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=100)
+    shutil.rmtree(folder, ignore_errors=True)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "interrupted; the same command with --resume goes on"
+    assert "Traceback" not in said

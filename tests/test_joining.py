@@ -46,21 +46,26 @@ def test_processes_of_trials_find_what_the_study_found(monkeypatch):
     assert paths.split(os.pathsep) == [str(joining.ROOT), "/somewhere/else"]
 
 
-def test_what_ends_a_process_is_not_left_to_ray(monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_ends_a_process_is_not_left_to_ray(monkeypatch, number):
     rays_own = ray._private.utils.set_sigterm_handler
     monkeypatch.setattr(ray._private.utils, "set_sigterm_handler", rays_own)  # put back in the end
     assert "ray._private.utils.set_sigterm_handler(" in inspect.getsource(ray.init)
 
     def init(**_):
         ray._private.utils.set_sigterm_handler(lambda *_: sys.exit(15))
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
+        started.append(True)
 
+    started = []
     monkeypatch.setattr(joining.ray, "init", init)
     monkeypatch.setattr(joining, "_make_token", lambda: None)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             join_or_start(SimpleNamespace(address=""))
+        assert started  # Ray is not cut in half
+        assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -169,3 +174,18 @@ def test_the_allocators_variables_keep_freed_memory():
     kept = page_faults(**joining.ALLOCATOR)
     assert kept < 50
     assert page_faults() > kept + 100  # ten times 40 MiB, in pages of 2 MiB at most
+
+
+def test_a_second_signal_does_not_wait_for_a_ray_that_hangs():
+    before, waited = signal.getsignal(signal.SIGINT), []
+
+    def start():
+        with joining._uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            waited.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert not waited
+    assert signal.getsignal(signal.SIGINT) is before
