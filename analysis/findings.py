@@ -299,6 +299,24 @@ def front(findings: Findings, x: Column, y: Column) -> list[FrontPoint]:
     return points
 
 
+def front_of_all(findings: Findings) -> tuple[list[Column], list[tuple[ConfigFinding, bool]]]:
+    """The study's objectives, and whether a config is one that no other beats in all of them.
+
+    Configs that lack one of the objectives are left out.
+    """
+    keys = ("objective", *(each.metric for each in findings.results.objectives[1:]))
+    columns = [column for column in findings.columns if column.key in keys]
+    signs = np.array([1 if column.lower_is_better else -1 for column in columns])
+    found = [
+        (each, [estimate.value for estimate in known if estimate])
+        for each in findings.configs
+        if all(known := [each.estimates[column.key] for column in columns])
+    ]
+    means = np.reshape([values for _, values in found], (len(found), len(columns))) * signs
+    beaten = (((means <= each).all(1) & (means < each).any(1)).any() for each in means)
+    return columns, [(each, not is_beaten) for (each, _), is_beaten in zip(found, beaten, strict=True)]
+
+
 def column_of(results: Results, metric: str) -> Column | None:
     """A metric of the test split, given all modalities or nothing: of all together, else of each."""
     every = results.find(metric, "+".join(sorted(results.modalities))) or results.find(metric)

@@ -23,6 +23,11 @@ from analysis.results import Config, Quantity, Results, Run, Running, Source, Tr
 from study.mirror import local_run
 from study.store import LOWER_IS_BETTER, read
 
+_DAMAGED = (
+    "put back a copy, or move it out of the folder for a report of the tables alone; "
+    "without it the study itself cannot go on"
+)
+
 
 class ReportError(ValueError):
     """Run folders that no report can be made of; the message says why."""
@@ -124,9 +129,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ReportError(f"{path} is damaged ({error}); start the study again with --resume") from error
+        raise ReportError(f"{path} is damaged ({error}); {_DAMAGED}") from error
     if not isinstance(content, dict):
-        raise ReportError(f"{path} is damaged (expected an object); start the study again with --resume")
+        raise ReportError(f"{path} is damaged (expected an object); {_DAMAGED}")
     return content
 
 

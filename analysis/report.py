@@ -29,13 +29,14 @@ from analysis.api import Study, load
 from analysis.attributes import precision_table
 from analysis.cells import Table
 from analysis.claims import MARGIN
+from analysis.confounding import confounded, rivals
 from analysis.drawing import Drawing
 from analysis.findings import Findings
 from analysis.importance import MOST_NOISE, noise_share
 from analysis.leaks import leak_sentences
 from analysis.reading import ReportError
 from analysis.results import Trial
-from analysis.wording import answer, describe, duration, fixed, plural, plus_minus, winner
+from analysis.wording import answer, describe, duration, fixed, listed, plural, plus_minus, winner
 from study.files import FilesError, is_url
 from study.store import StoreError
 
@@ -249,10 +250,9 @@ def _context(study: Study, grids: Sequence[SampleGrid]) -> dict[str, Any]:
     findings = study.findings
     results, best, noise = findings.results, findings.best, noise_share(findings)
     num_decisive = min(1, findings.num_compared)
-    *names, last = dict.fromkeys(run.name for run in results.runs)
     asked = [run.study for run in results.runs]
     return {
-        "name": f"{', '.join(names)} and {last}" if names else last,
+        "name": listed(dict.fromkeys(run.name for run in results.runs)),
         "question": " ".join(dict.fromkeys(each["question"] for each in asked if each.get("question"))),
         "description": "\n\n".join(dict.fromkeys((each.get("description") or "").strip() for each in asked)),
         "answer": answer(findings),
@@ -323,6 +323,7 @@ def _facts(findings: Findings) -> Iterator[tuple[str, str]]:
     if effect:
         width = "" if effect.half_width is None else f" ± {fixed(effect.half_width, decimals)}"
         name = findings.effects[0].factor.name
+        name += " or what the runs differ in as well" * bool(rivals(results, findings.effects[0]))
         yield (
             f"{fixed(abs(effect.difference), decimals)}{width}",
             f"largest {'demonstrable ' * effect.excludes_zero}effect: {name}, best against worst level",
@@ -364,11 +365,12 @@ def _notes(findings: Findings) -> Iterator[str]:
             f"No config has two complete replicates{' with measurements' * bool(unmeasured)}, so the noise "
             "between seeds is unknown and configs have no intervals."
         )
-    for path, others in results.aliases.items():
+    for path, others in confounded(results).items():
         if others:
+            said = " or ".join(results.swept[each] for each in (path, *others) if each in results.swept)
             yield (
                 f"With {path} the runs differ in {', '.join(others)} as well, all of them or some: whatever "
-                f"is said of {results.swept[path]} may be due to any of these."
+                f"is said of {said} may be due to any of these."
             )
     for run in results.runs:
         found = provenance.commits(results, run)

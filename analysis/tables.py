@@ -6,6 +6,7 @@ from itertools import combinations
 from statistics import fmean
 
 from analysis.cells import Cell, Row, Table, bracket_cell, estimate_cell, in_brackets, p_cell
+from analysis.confounding import rivals
 from analysis.estimates import Estimate, estimate_means
 from analysis.findings import (
     Column,
@@ -102,8 +103,7 @@ def confirmation_table(findings: Findings) -> Table | None:
 
 def effect_table(findings: Findings) -> Table | None:
     """One row a factor with levels: their means and the difference between the outermost."""
-    decimals = findings.results.objective.decimals
-    rows = [Row(tuple(_effect_cells(finding, decimals))) for finding in findings.effects]
+    rows = [Row(tuple(_effect_cells(finding, findings.results))) for finding in findings.effects]
     titles = ("factor", "mean of each level", "best level", "worst level", "effect", "p", "compared")
     caption = f"Effects on test {findings.results.objective.label}"
     return Table("effects", caption, titles, tuple(rows)) if rows else None
@@ -352,8 +352,8 @@ def _posterior(subset: Sequence[str]) -> str:
     return "product" if len(subset) > 1 else ""
 
 
-def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
-    effect = finding.effect
+def _effect_cells(finding: FactorFinding, results: Results) -> Iterator[Cell]:
+    effect, decimals = finding.effect, results.objective.decimals
     assert effect is not None
     means = (f"{level_label(mean.level)}: {plus_minus(mean.estimate, decimals)}" for mean in effect.levels)
     unbroken = (mean.replace(" ", "\N{NO-BREAK SPACE}") for mean in means)
@@ -366,7 +366,8 @@ def _effect_cells(finding: FactorFinding, decimals: int) -> Iterator[Cell]:
     yield Cell(f"{signed(effect.difference, decimals)} {width}", "number")
     yield p_cell(effect.p_value)
     if not effect.matched:
-        yield Cell("between configs")
+        others = ", ".join(results.swept[path] for path in rivals(results, finding) if path in results.swept)
+        yield Cell("between configs" + (f" that differ in {others} as well" if others else ""))
     else:
         left_out = f", {effect.num_left_out} incomplete left out" if effect.num_left_out else ""
         yield Cell(f"within {plural(effect.best.num_configs, 'setting')}{left_out}")

@@ -2,19 +2,20 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from analysis.confirmation import Confirmed
+from analysis.confounding import rivals
 from analysis.estimates import CONFIDENCE, Estimate
-from analysis.findings import ConfigFinding, Findings
+from analysis.findings import ConfigFinding, FactorFinding, Findings, front_of_all
 from analysis.results import Config, Factor, Results, Run, level_label, weight_labels, weight_names
 
 
 def answer(findings: Findings) -> list[str]:
     """The study's answer: paragraphs of Markdown on the best config, its confirmation, effects and cost."""
     paragraphs = (
-        _best_sentences(findings),
+        [*_best_sentences(findings), *_trade_off_sentence(findings)],
         _confirmation_sentences(findings),
         _effect_sentences(findings),
         _cost_sentences(findings),
@@ -63,6 +64,23 @@ def _tie_sentence(findings: Findings, num_others: int) -> list[str]:
         verb = "is" if tied == 1 else "are"
         return [f"Of the {len(ties)} other configs{compared} {tied} {verb} statistically tied with it."]
     return [f"Each of the {len(ties)} other configs{compared} differs from it significantly."]
+
+
+def _trade_off_sentence(findings: Findings) -> list[str]:
+    """Which configs are best by all objectives, of a study that has several."""
+    if len(findings.results.objectives) < 2:
+        return []
+    columns, points = front_of_all(findings)
+    if len(columns) < 2 or len(points) < 2:
+        return []
+    leading = [str(each.number) for each, on_front in points if on_front]
+    compared = " that can be compared" if len(points) < len(findings.configs) else ""
+    told = (
+        f"no config beats configs {listed(leading)}"
+        if len(leading) > 1
+        else f"config {leading[0]} beats every other one{compared}"
+    )
+    return [f"By {listed(column.title for column in columns)} together {told} on the test split."]
 
 
 def winner(findings: Findings) -> Confirmed | None:
@@ -154,8 +172,9 @@ def _effect_sentences(findings: Findings) -> list[str]:
             f"Spearman's ρ = {fixed(found.rho, 2)} over {found.num_configs} configs, {p_text(found.p_value)}"
         )
         if found.is_significant:
+            also = _what_differs_as_well(first, findings.results, "or with")
             sentences.append(
-                f"{label.capitalize()} goes most closely with {code(first.factor.name)}: {numbers}."
+                f"{label.capitalize()} goes most closely with {code(first.factor.name)}{also}: {numbers}."
             )
         else:
             kind = "continuous factor" if findings.effects else "factor"
@@ -181,32 +200,46 @@ def _largest_effect(findings: Findings) -> str:
     ends = f"from {code(level_label(effect.worst.level))} to {code(level_label(effect.best.level))}"
     difference = signed(effect.difference, decimals)
     over = _averaged_over(first.factor, results) if effect.matched else ""
+    also = _what_differs_as_well(first, results, "or of")
     if effect.half_width is None:
         lack = "without replicates" if effect.matched else "with one config a level"
         return (
-            f"The largest effect is that of {name}: {ends}, {label} changes by **{difference}**{over}; "
+            f"The largest effect is that of {name}{also}: {ends}, {label} changes by **{difference}**{over}; "
             f"{lack} nobody can say whether that is more than noise."
         )
     low, high = effect.difference - effect.half_width, effect.difference + effect.half_width
     number = f"**{difference} ± {fixed(effect.half_width, decimals)}**"
     bounds = f"95 % interval {fixed(low, decimals)} to {fixed(high, decimals)}"
     if effect.excludes_zero:
-        return (
-            f"The factor with the largest demonstrable effect is **{name}**: {ends}, {label} changes by "
-            f"{number}{over} ({bounds}, which excludes zero)."
+        leads = (
+            f"The largest demonstrable effect is that of **{name}**{also}"
+            if also
+            else f"The factor with the largest demonstrable effect is **{name}**"
         )
+        return f"{leads}: {ends}, {label} changes by {number}{over} ({bounds}, which excludes zero)."
     return (
-        f"No factor with levels has a demonstrable effect: the largest difference, that of {name} {ends}, "
-        f"is {number}{over} ({bounds}, which includes zero)."
+        f"No factor with levels has a demonstrable effect: the largest difference, that of {name}{also} "
+        f"{ends}, is {number}{over} ({bounds}, which includes zero)."
     )
 
 
 def _averaged_over(factor: Factor, results: Results) -> str:
-    """A clause on what else the levels' means are made of."""
-    others = [name for path, name in results.swept.items() if path != factor.path]
+    """A clause on what else varies, and the levels' means are made of."""
+    others = [
+        name
+        for path, name in results.swept.items()
+        if path != factor.path
+        and len({each.params.get(path) for each in results.configs if each.complete}) > 1
+    ]
     if not others:
         return ""
     return f", averaged over {code(others[0]) if len(others) == 1 else 'the other factors'}"
+
+
+def _what_differs_as_well(finding: FactorFinding, results: Results, word: str) -> str:
+    """A clause on the fields to which what is found of a factor may be due as well."""
+    others = ", ".join(code(results.swept.get(path, path)) for path in rivals(results, finding))
+    return f" {word} what the runs differ in as well ({others})" if others else ""
 
 
 def _cost_sentences(findings: Findings) -> list[str]:
@@ -299,6 +332,12 @@ def p_text(p_value: float) -> str:
     if p_value < 0.001:
         return "p < 0.001"
     return "p = 1" if p_value > 0.9995 else f"p = {p_value:.3f}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Several in a sentence: a, b and c."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def plural(count: int, noun: str) -> str:

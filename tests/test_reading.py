@@ -12,6 +12,7 @@ from analysis.provenance import fixed_settings, queries
 from analysis.reading import ReportError, load
 from analysis.report import main, write_report
 from analysis.results import Quantity, Trial
+from analysis.tables import effect_table
 from study import store
 from tests.synthetic import grid, study_json, write_study
 
@@ -69,6 +70,87 @@ def test_fields_that_differ_alike_share_one_factor_and_a_warning(tmp_path):
     assert results.aliases == {"objective.name": ("training.epochs",)}
     markdown = write_report(*runs, out=tmp_path / "both").with_name("report.md").read_text()
     assert "With objective.name the runs differ in training.epochs as well, all of them or some" in markdown
+
+
+def of_samples(run, number, configs, level, seed=0):
+    """A run whose base trains on another number of samples."""
+    study = {"base": study_json(configs, 2, ("mnist", "svhn", "text"))["base"]}
+    study["base"]["data"]["samples_per_epoch"] = number
+    return write_study(run, configs, lambda params: level, study=study, seed=seed)
+
+
+def told(runs, out):
+    """The answer of a report and its notes, and of each factor what its levels are compared between."""
+    write_report(*runs, out=out)
+    markdown = (out / "report.md").read_text().replace("\\", "")
+    compared = {row.cells[0].text: row.cells[-1].text for row in effect_table(find(load(*runs))).rows}
+    return markdown.split("Configs are chosen")[0], compared
+
+
+@pytest.mark.parametrize("others", [{}, {"model__style_dim": (4, 16)}])
+def test_a_swept_field_whose_levels_the_runs_do_not_share_is_named_with_what_they_differ_in(tmp_path, others):
+    """Its levels change with the samples, so that nobody can say which of them an effect is of."""
+    runs = [
+        of_samples(tmp_path / "a", 2000, grid(objective__beta=(1.0, 2.5), **others), 0.7),
+        of_samples(tmp_path / "b", 500, grid(model__style_dim=(0, 2)), 0.4, seed=1),
+    ]
+    words, compared = told(runs, tmp_path / "both")
+    assert (
+        "With data.samples_per_epoch the runs differ in model.style_dim as well, all of them or some: "
+        "whatever is said of samples_per_epoch or style_dim may be due to any of these."
+    ) in words
+    assert "The factor with the largest demonstrable effect" not in words
+    assert (
+        "The largest demonstrable effect is that of **`style_dim`** or of what the runs differ in as well "
+        "(`samples_per_epoch`): from "
+    ) in words
+    assert compared["style_dim"] == "between configs that differ in samples_per_epoch as well"
+    assert compared["samples_per_epoch"] == "between configs that differ in style_dim as well"
+    page = (tmp_path / "both" / "index.html").read_text()
+    assert "effect: style_dim or what the runs differ in as well, best against worst level" in page
+
+
+def test_a_swept_field_that_the_runs_share_a_level_of_is_its_own_factor(tmp_path):
+    runs = [
+        of_samples(tmp_path / "a", 2000, grid(model__style_dim=(0, 4)), 0.7),
+        of_samples(tmp_path / "b", 500, grid(model__style_dim=(0, 2)), 0.4, seed=1),
+    ]
+    words, compared = told(runs, tmp_path / "both")
+    assert "the runs differ in" not in words
+    assert compared["samples_per_epoch"] == "between configs"
+
+
+def test_levels_that_one_run_has_are_compared_without_regard_to_the_others(tmp_path):
+    sizes = grid(model__style_dim=(0, 2), model__width=(0.5, 1.0))
+    runs = [
+        write_study(
+            tmp_path / "a",
+            sizes,
+            lambda params: 0.7 - 0.2 * params["model.style_dim"],
+            study=based_on("data", "samples_per_epoch", 500),
+        ),
+        of_samples(tmp_path / "b", 2000, grid(objective__beta=(1.0, 5.0)), 0.5, seed=1),
+    ]
+    words, _ = told(runs, tmp_path / "both")
+    assert "With data.samples_per_epoch the runs differ in model.style_dim, objective.beta as well" in words
+    assert words.count("as well, all of them or some") == 1
+    assert "The factor with the largest demonstrable effect is **`style_dim`**: from `2` to `0`" in words
+
+
+@pytest.mark.parametrize(("low", "is_confounded"), [(1.0, False), (3.0, True)])
+def test_numbers_are_confounded_with_the_runs_where_their_ranges_do_not_overlap(tmp_path, low, is_confounded):
+    betas = [{"objective.beta": low + 0.37 * index} for index in range(9)]
+    study = based_on("data", "samples_per_epoch", 500) | {
+        "domains": {"objective.beta": {"type": "Uniform", "low": low, "high": 7.0}},
+        "sampler": "random",
+    }
+    runs = [
+        write_study(tmp_path / "a", betas, lambda params: 0.1 * params["objective.beta"], study=study),
+        of_samples(tmp_path / "b", 2000, grid(model__style_dim=(0, 4)), 0.25, seed=1),
+    ]
+    words, _ = told(runs, tmp_path / "both")
+    also = " or with what the runs differ in as well (`samples_per_epoch`)" * is_confounded
+    assert f"goes most closely with `beta`{also}: Spearman" in words
 
 
 def test_runs_that_differ_in_commit_are_compared_by_it(tmp_path):

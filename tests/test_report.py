@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.findings import find
-from analysis.reading import load
+from analysis.reading import ReportError, load
 from analysis.tables import (
     coherence_table,
     config_table,
@@ -506,6 +506,20 @@ def test_report_needs_neither_study_json_nor_manifest(tmp_path):
     run = write_study(tmp_path / "run", SUBSPACES, shortcut)
     (run / "study.json").unlink()
     (run / "manifest.json").unlink()
+    assert "The factor with the largest demonstrable effect is style_dim" in report(run).text
+
+
+@pytest.mark.parametrize("name", ["study.json", "manifest.json"])
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_what_is_said_of_a_damaged_file_to_do_makes_a_report(tmp_path, name, content):
+    run = write_study(tmp_path / "run", SUBSPACES, shortcut)
+    (run / name).write_text(content)
+    with pytest.raises(
+        ReportError, match="move it out of the folder for a report of the tables alone"
+    ) as told:
+        load(run)
+    assert "--resume" not in str(told.value)
+    (run / name).rename(tmp_path / name)
     assert "The factor with the largest demonstrable effect is style_dim" in report(run).text
 
 

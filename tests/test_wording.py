@@ -5,7 +5,9 @@ from math import nan
 import pytest
 
 from analysis.api import load
+from analysis.report import write_report
 from tests import synthetic
+from tests.reports import Page
 from tests.synthetic import grid, write_study
 
 SIZES = grid(model__style_dim=(0, 4, 16, 32))
@@ -66,3 +68,55 @@ def test_configs_without_a_test_score_are_not_counted_as_compared(tmp_path, meas
     first = load(run).answer.split("\n\n")[0]
     assert first.startswith("The best of 4 configs on the validation split is **`style_dim = 0`**")
     assert first.endswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "sentence"),
+    [
+        ((1, 3, 2, 4), (0, 0, 0, 0), "no config beats configs 1, 2 and 4"),
+        ((4, 3, 2, 1), (0, 0, 0, 0), "config 1 beats every other one"),
+        ((4, 3, 2, 1), (0, 0, 1, 0), "no config beats configs 1 and 3"),
+        ((4, 3, nan, 1), (0, 0, 0, 0), "config 1 beats every other one that can be compared"),
+    ],
+)
+def test_of_several_objectives_is_told_which_configs_no_other_beats(tmp_path, second, third, sentence):
+    """Of sizes 0 to 32 coherence falls; the other objectives are given in this order."""
+
+    def tested(params, rng):
+        place = [each["model.style_dim"] for each in SIZES].index(params["model.style_dim"])
+        likelihood = ("log_likelihood", "product", "mnist+svhn+text", "joint")
+        return {likelihood: second[place], ("random_coherence", "", "", ""): 0.1 * third[place]}
+
+    asked = {"objectives": ["mean_coherence", "log_likelihood", "random_coherence"]}
+    run = write_study(tmp_path / "run", SIZES, falling, noise=0.001, tested=tested, study=asked)
+    told = (
+        f"By mean coherence (product), log likelihood (product) and random coherence together {sentence} on"
+    )
+    assert f"{told} the test split." in load(run).answer.split("\n\n")[0]
+    page = write_report(run)
+    assert told in Page(page).text
+    assert told in page.with_name("report.md").read_text()
+
+
+def test_of_one_objective_no_configs_are_told_that_no_other_beats(tmp_path):
+    assert "together" not in load(write_study(tmp_path / "run", SIZES, falling)).answer
+
+
+@pytest.mark.parametrize(
+    ("num_configs", "over"),
+    [(2, ""), (4, ", averaged over `style_dim`"), (8, ", averaged over the other factors")],
+)
+def test_levels_are_averaged_over_the_factors_that_vary(tmp_path, num_configs, over):
+    """Of a grid that was cut off the last fields vary first."""
+    options = {"objective__beta": (1.0, 2.5), "model__style_dim": (0, 4), "model__width": (0.5, 1.0)}
+    whole = grid(**options)
+    run = write_study(
+        tmp_path / "run",
+        whole[:num_configs],
+        lambda params: 0.2 + 0.5 * params["model.width"],
+        study={"domains": {name.replace("__", "."): {"type": "Choice", "options": each}
+                           for name, each in options.items()}},
+    )  # fmt: skip
+    words = load(run).answer.split("\n\n")[1]
+    assert "from `0.5` to `1`, mean coherence (product) changes by **+0.2" in words
+    assert f"**{over} (95 % interval" in words
