@@ -168,14 +168,25 @@ def legend(axes: Any, factors: Sequence[Factor], shape: Callable[[int], dict[str
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
 
 
-def scatter_trials(axes: Any, position: float, values: Sequence[float], colour: str, spread: float) -> None:
+def scatter_trials(
+    axes: Any,
+    position: float,
+    values: Sequence[float],
+    colour: str,
+    spread: float,
+    left_out: Sequence[float] = (),
+) -> None:
     """Single trials, moved sideways by the golden ratio so that they do not cover each other.
 
-    Of too many, every second, third, ... one.
+    Of too many, every second, third, ... one. Hollow: those that a mean beside them leaves out.
     """
-    values = values[:: 1 + len(values) // MOST_VECTORS]
-    x = [position + spread * (2 * ((index + 1) * 0.618 % 1) - 1) for index in range(len(values))]
-    axes.plot(x, values, "o", color=colour, ms=3.5, alpha=0.7, mew=0, zorder=1.5)
+    step = 1 + (len(values) + len(left_out)) // MOST_VECTORS
+    y = [*values, *left_out][::step]
+    x = [position + spread * (2 * ((index + 1) * 0.618 % 1) - 1) for index in range(len(y))]
+    filled, hollow = slice(ceil(len(values) / step)), slice(ceil(len(values) / step), None)
+    axes.plot(x[filled], y[filled], "o", color=colour, ms=3.5, alpha=0.7, mew=0, zorder=1.5)
+    if left_out:
+        axes.plot(x[hollow], y[hollow], "o", color=colour, mfc="none", ms=3.5, mew=0.7, zorder=1.5)
 
 
 def plot_estimates(

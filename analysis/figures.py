@@ -1,5 +1,6 @@
 """The figures of effects, trade-offs and learning curves; the report's others have modules of their own."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
@@ -151,6 +152,8 @@ def _main_effects(findings: Findings) -> Drawing | None:
     if findings.effects:
         caption += f" Small points: single trials, at most {MOST_VECTORS} a level; "
         caption += "large ones: means of a level over the other factors."
+        if any(each.effect and each.effect.num_left_out for each in shown):
+            caption += " Hollow: trials of settings that lack a level, which the means leave out."
     if findings.correlations:
         caption += " Circles: means of configs, with Spearman's ρ."
     height = 3.6 if len(shown) == 1 else 2.7 * rows
@@ -166,10 +169,19 @@ def _main_effects(findings: Findings) -> Drawing | None:
 def _level_panel(axes: Any, findings: Findings, finding: FactorFinding) -> None:
     effect, factor = finding.effect, finding.factor
     assert effect is not None
+    left_out = _left_out(findings, finding)
     for position, level in enumerate(factor.levels):
         configs = [each.config for each in findings.configs if factor.value(each.config) == level]
-        values = [value for config in configs for value in _objective_values(findings, config)]
-        scatter_trials(axes, position, values, PALETTE[0], 0.12)
+        filled, hollow = (
+            [
+                value
+                for config in configs
+                if (config.config_hash in left_out) == is_hollow
+                for value in _objective_values(findings, config)
+            ]
+            for is_hollow in (False, True)
+        )
+        scatter_trials(axes, position, filled, PALETTE[0], 0.12, hollow)
     found = {mean.level: mean.estimate for mean in effect.levels}
     positions = [position for position, level in enumerate(factor.levels) if level in found]
     estimates = [found[level] for level in factor.levels if level in found]
@@ -181,6 +193,21 @@ def _level_panel(axes: Any, findings: Findings, finding: FactorFinding) -> None:
     )
     level_axis(axes, factor)
     axes.set_title(f"effect {signed(effect.difference, decimals)}")
+
+
+def _left_out(findings: Findings, finding: FactorFinding) -> set[str]:
+    """Hashes of the configs whose settings of the other fields lack a level, so that no mean counts them."""
+    effect, factor = finding.effect, finding.factor
+    if effect is None or not effect.num_left_out:
+        return set()
+    measured = [
+        (config, tuple(value for path, value in sorted(config.params.items()) if path != factor.path))
+        for config in (each.config for each in findings.configs if each.objective)
+        if factor.value(config) is not None
+    ]
+    pairs = {(setting, factor.value(config)) for config, setting in measured}
+    num_levels = Counter(setting for setting, _ in pairs)
+    return {config.config_hash for config, setting in measured if num_levels[setting] < len(effect.levels)}
 
 
 def _scatter_panel(axes: Any, findings: Findings, finding: FactorFinding) -> None:

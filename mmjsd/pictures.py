@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from mmjsd.specs import Modality
@@ -31,6 +31,7 @@ _SHADES = 3 * [min(255, round(shade / 4) * 4) for shade in range(256)]
 """Of each colour every fourth: no eye misses the others, and the file has two thirds of the size."""
 
 _INK, _SOFT_INK, _PAPER, _TEXT_PAPER = (20, 20, 20), (90, 90, 90), (255, 255, 255), (240, 240, 240)
+_FRAME = (208, 208, 208)
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,17 @@ def compose(title: str, note: str, blocks: Sequence[Block]) -> Picture:
             middle = (x_heads - _BLOCK_GAP, (edges[first] + edges[last] - _GAP) / 2)
             draw.text(middle, "\n".join(lines), _INK, label_font, anchor="rm", align="right")
         for place, head in enumerate(block.heads):
-            canvas.paste(head, (x_heads, edges[place]))
+            _paste(canvas, head, x_heads, edges[place])
         for row, top in zip(block.rows, edges[:-1], strict=True):
             for column, tile in enumerate(row):
-                canvas.paste(tile, (x_tiles + column * step, top))
+                _paste(canvas, tile, x_tiles + column * step, top)
     return np.asarray(canvas)
+
+
+def _paste(canvas: Image.Image, tile: Image.Image, x: int, y: int) -> None:
+    """The tile in a frame that fills its half of the gaps, so that a white one ends somewhere, too."""
+    width = _GAP // 2
+    canvas.paste(ImageOps.expand(tile, width, _FRAME), (x - width, y - width))
 
 
 def _enlarge(image: Image.Image, side: int) -> Image.Image:

@@ -16,6 +16,7 @@ from analysis.api import load
 from analysis.attributes import attribute_drawing, precision_table
 from analysis.leaks import leak_sentences
 from analysis.report import write_report
+from tests import synthetic
 from tests.synthetic import grid, write_study
 
 MODALITIES = ("face", "words")
@@ -212,6 +213,29 @@ def test_report_holds_both(run):
         assert "Nothing was measured" not in text
     assert (folder / "report" / "figures" / "attributes.svg").exists()
     assert (folder / "report" / "tables" / "attributes.tex").exists()
+
+
+@pytest.mark.parametrize("of_attributes", [True, False])
+def test_notes_explain_the_probe_by_the_name_of_its_column(tmp_path, monkeypatch, of_attributes):
+    names = {"probe precision": "the mean over attributes of the average precision of linear classifiers",
+             "probe accuracy": "a linear classifier on the content"}  # fmt: skip
+    if of_attributes:
+        made_up = synthetic._measurements
+        monkeypatch.setattr(
+            synthetic,
+            "_measurements",
+            lambda *args: [row for row in made_up(*args) if row["metric"] != "probe_accuracy"],
+        )
+    configs = grid(objective__name=("mmjsd", "mmvae"))
+    truth, tested = (lambda params: 0.5), scores if of_attributes else (lambda params, rng: {})
+    page = write_report(write_study(tmp_path / "run", configs, truth, modalities=MODALITIES, tested=tested))
+    table = page.parent / "tables" / "configs"
+    for path in (page, page.parent / "report.md", table.with_suffix(".md"), table.with_suffix(".tex")):
+        text = path.read_text(encoding="utf-8")
+        for name, meaning in names.items():
+            is_shown = of_attributes == (name == "probe precision")
+            assert (f"Joint {name}: {meaning}" in text) == is_shown
+            assert (f"joint {name}" in text) == is_shown
 
 
 def test_leaks_are_of_attributes_above_their_base_rate(run):

@@ -86,6 +86,7 @@ def painted(monkeypatch):
     def keep(name, title, caption, height, paint):
         with matplotlib.rc_context(STYLE):
             known[name] = Figure(figsize=(8.2, height), layout="constrained")
+            known[name].caption = caption
             paint(known[name])
 
     for module in (figures, parallel, simplexes):
@@ -108,6 +109,23 @@ def test_single_trials_lie_beside_the_bars_of_their_means(tmp_path, painted):
     assert len(bars) == 12
     assert len(singles) == 36
     assert np.abs(singles[:, None] - bars).min() > 0.01
+
+
+@pytest.mark.parametrize("num_configs", [12, 11])
+def test_single_trials_that_a_mean_leaves_out_are_hollow(tmp_path, painted, num_configs):
+    """Of two fields: without its last config each lacks a level in one setting of the other."""
+    configs = grid(model__style_dim=(0, 4, 16), objective__beta=(0.5, 1.0, 2.5, 10.0))[:num_configs]
+    run = write_study(tmp_path, configs, lambda params: 0.4 + 0.01 * params["model.style_dim"], replicates=3)
+    figure, findings = painted(run)["main_effects"], find(load(run))
+    for axes, finding in zip(figure.axes, findings.effects, strict=True):
+        marks = [line for line in axes.lines if line.get_markersize() == 3.5]
+        hollow = [line for line in marks if line.get_markerfacecolor() == "none"]
+        filled = [line.get_ydata() for line in marks if line not in hollow]
+        levels = finding.effect.levels
+        assert [values.mean() for values in filled] == pytest.approx([mean.estimate.value for mean in levels])
+        assert sum(len(line.get_ydata()) for line in marks) == 3 * num_configs
+        assert bool(hollow) == bool(finding.effect.num_left_out) == (num_configs == 11)
+    assert ("Hollow: trials of settings that lack a level" in figure.caption) == (num_configs == 11)
 
 
 def test_numbers_of_configs_cover_neither_each_other_nor_marks_and_the_front_has_them_first(

@@ -287,6 +287,19 @@ def test_hold_every_character_unbroken_or_not():
     assert ink(tile)[1] < 64
 
 
+@pytest.mark.parametrize("shade", ["white", "black"])
+def test_end_where_a_frame_shows_it_whatever_their_colour(shade):
+    tile = Image.new("RGB", (64, 64), shade)
+    picture = compose("", "", [Block(["samples"], [[tile] * 3] * 2, heads=[tile] * 2)])
+    is_frame = ((picture > 200) & (picture < 220)).all(-1)
+    rows, columns = (np.nonzero(is_frame.sum(axis) > 64)[0] for axis in (1, 0))
+    assert (rows - rows[0]).tolist() == [0, 65, 66, 131]
+    heads, samples = np.split(columns, [2])
+    assert (heads - heads[0]).tolist() == [0, 65]
+    assert (samples - samples[0]).tolist() == [0, 65, 66, 131, 132, 197]
+    assert is_frame[rows[0] :, columns[0] :].sum() == (2 + 6) * 4 * 65  # no pixel of a tile
+
+
 def test_stand_in_rows_and_columns_with_heads_before_them():
     red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
     picture = compose("title", "note", [Block(["one", "two"], [[red] * 3, [blue] * 3], heads=[blue, red])])
