@@ -16,10 +16,12 @@ import ray.train
 import torch
 from ray import tune
 from ray.actor import ActorHandle
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.worker_group.poll import _is_preempted_actor
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmjsd.batches import Workers
@@ -193,16 +195,32 @@ class _Reports(ray.train.UserCallback):  # type: ignore[misc]
 
 
 class _Attempts(WorkerGroupCallback):  # type: ignore[misc]
-    """Notes the end of each group of workers. Ray's public callbacks do not hear of a preemption."""
+    """Clears the way for each group of workers and notes its end. Ray's public callbacks hear of neither."""
 
     def __init__(self, reports: _Reports) -> None:
         self._reports = reports
+
+    def before_worker_group_start(self, _: Any) -> None:
+        _give_back()
 
     def before_worker_group_shutdown(self, _: Any) -> None:
         self._reports.ended({})
 
     def after_worker_group_abort(self, _: Any) -> None:
         self._reports.ended({})
+
+
+def _give_back() -> None:
+    """Free the room of groups whose watching process has gone, as with its node, while they started.
+
+    Ray itself frees it once they have started, else at the end of the study, which would wait for it.
+    """
+    own = ray.get_runtime_context().get_job_id()
+    for told in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(told)
+        is_kept = group.state != PlacementGroupTableData.REMOVED and not group.is_detached
+        if is_kept and group.creator_actor_dead and group.creator_job_id.hex() == own:
+            ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def train_mirrored(

@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 from cluster import live
 from cluster.doctor import main
 from cluster.findings import Finding
+from study import worker
 from tests.nodes import ROOT, free_port
 from tests.storage import Server
 
@@ -246,3 +247,28 @@ def test_names_what_all_nodes_lack(check, change, words):
 def test_names_a_node_that_asks_for_no_token():
     finding = live._token({"first": FACTS, "second": FACTS | {"has_token": False}})
     assert [problem.partition(" asks")[0] for problem in finding.problems] == ["second"]
+
+
+def test_room_of_workers_whose_watching_process_has_gone_is_given_back(cluster):
+    """Of two actors that hold room one dies; the other's stays."""
+
+    class Watching:
+        def hold(self):
+            group = ray.util.placement_group([{"CPU": 0.5}])
+            ray.get(group.ready())
+            return group
+
+    def states():
+        return [ray.util.placement_group_table(group)["state"] for group in groups]
+
+    watching = [ray.remote(Watching).options(num_cpus=0).remote() for _ in range(2)]
+    groups = ray.get([each.hold.remote() for each in watching])
+    worker._give_back()
+    assert states() == ["CREATED", "CREATED"]
+    ray.kill(watching[0])
+    deadline = time.monotonic() + 30
+    while states()[0] != "REMOVED" and time.monotonic() < deadline:
+        worker._give_back()
+        time.sleep(0.2)
+    assert states() == ["REMOVED", "CREATED"]
+    ray.util.remove_placement_group(groups[1])
