@@ -215,11 +215,12 @@ def _give_back() -> None:
 
     Ray itself frees it once they have started, else at the end of the study, which would wait for it.
     """
-    own = ray.get_runtime_context().get_job_id()
+    own, nobody = ray.get_runtime_context().get_job_id(), ray.ActorID.nil().binary()
     for told in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(told)
         is_kept = group.state != PlacementGroupTableData.REMOVED and not group.is_detached
-        if is_kept and group.creator_actor_dead and group.creator_job_id.hex() == own:
+        of_actor = group.creator_actor_id not in (b"", nobody)  # and not of the study's own process
+        if is_kept and of_actor and group.creator_actor_dead and group.creator_job_id.hex() == own:
             ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 

@@ -250,11 +250,11 @@ def test_names_a_node_that_asks_for_no_token():
 
 
 def test_room_of_workers_whose_watching_process_has_gone_is_given_back(cluster):
-    """Of two actors that hold room one dies; the other's stays."""
+    """Of two actors that hold room one dies; the other's stays, and this process's own."""
 
     class Watching:
         def hold(self):
-            group = ray.util.placement_group([{"CPU": 0.5}])
+            group = ray.util.placement_group([{"CPU": 0.25}])
             ray.get(group.ready())
             return group
 
@@ -262,13 +262,14 @@ def test_room_of_workers_whose_watching_process_has_gone_is_given_back(cluster):
         return [ray.util.placement_group_table(group)["state"] for group in groups]
 
     watching = [ray.remote(Watching).options(num_cpus=0).remote() for _ in range(2)]
-    groups = ray.get([each.hold.remote() for each in watching])
+    groups = [*ray.get([each.hold.remote() for each in watching]), Watching().hold()]
     worker._give_back()
-    assert states() == ["CREATED", "CREATED"]
+    assert states() == ["CREATED", "CREATED", "CREATED"]
     ray.kill(watching[0])
     deadline = time.monotonic() + 30
     while states()[0] != "REMOVED" and time.monotonic() < deadline:
         worker._give_back()
         time.sleep(0.2)
-    assert states() == ["REMOVED", "CREATED"]
-    ray.util.remove_placement_group(groups[1])
+    assert states() == ["REMOVED", "CREATED", "CREATED"]
+    for group in groups[1:]:
+        ray.util.remove_placement_group(group)
