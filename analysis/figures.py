@@ -39,6 +39,7 @@ from analysis.findings import (
     FrontPoint,
     column_of,
     front,
+    setting_of,
 )
 from analysis.given import given_drawing
 from analysis.importance import Importance
@@ -201,7 +202,7 @@ def _left_out(findings: Findings, finding: FactorFinding) -> set[str]:
     if effect is None or not effect.num_left_out:
         return set()
     measured = [
-        (config, tuple(value for path, value in sorted(config.params.items()) if path != factor.path))
+        (config, setting_of(config, factor))
         for config in (each.config for each in findings.configs if each.objective)
         if factor.value(config) is not None
     ]

@@ -401,11 +401,11 @@ def _cells(factor: Factor, configs: Sequence[Config], objective: Mapping[str, li
     cells: Cells = {level: {} for level in factor.levels}
     for config in configs:
         row = cells[factor.value(config)]
-        row.setdefault(_setting(config, factor), []).extend(objective[config.config_hash])
+        row.setdefault(setting_of(config, factor), []).extend(objective[config.config_hash])
     return cells
 
 
-def _setting(config: Config, *factors: Factor) -> Hashable:
+def setting_of(config: Config, *factors: Factor) -> Hashable:
     """Of all swept fields but those of the factors."""
     paths = {factor.path for factor in factors}
     return tuple(value for path, value in sorted(config.params.items()) if path not in paths)
@@ -440,7 +440,7 @@ def _crossing(
     for config in results.configs:
         pair = along.value(config), lines.value(config)
         if objective.get(config.config_hash) and None not in pair:
-            cells.setdefault(pair, {}).setdefault(_setting(config, along, lines), []).append(config)
+            cells.setdefault(pair, {}).setdefault(setting_of(config, along, lines), []).append(config)
     shared = set.intersection(*map(set, cells.values())) if cells else set()
     if not shared:
         return None

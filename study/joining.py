@@ -4,11 +4,8 @@ import errno
 import logging
 import os
 import secrets
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -16,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.tune.execution import class_cache
 
 from study.config import ClusterError, Study
+from study.interrupts import uninterrupted
 from study.record import is_disk_full
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +66,7 @@ def join_or_start(study: Study) -> bool:
             environment: dict[str, Any] = {"env_vars": _ON_CLUSTERS | ALLOCATOR}
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its code itself
                 environment |= {"working_dir": str(ROOT), "excludes": _EXCLUDED}
-            with _uninterrupted():
+            with uninterrupted():
                 ray.init(address=study.address, runtime_env=environment, **quiet)
         else:
             way = "start Ray on this machine; check HOME, and what the environment says of Ray's token"
@@ -76,7 +74,7 @@ def join_or_start(study: Study) -> bool:
             paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
             environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), **ALLOCATOR}}
             # "local": else Ray would join another study's instance here, or wait for one that is gone.
-            with _uninterrupted():
+            with uninterrupted():
                 ray.init(address="local", runtime_env=environment, include_dashboard=True, **quiet)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         if is_disk_full(error):  # whatever Ray made of it
@@ -85,30 +83,6 @@ def join_or_start(study: Study) -> bool:
     if not study.address:
         _await_process()
     return True
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM waits until Ray has started, which would crash; a second one does not."""
-    noted = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: FrameType | None) -> None:
-        signal.alarm(0)  # by which Ray's own handler, which has passed this on, ends the process
-        noted.append(number)
-        if len(noted) > 1:
-            raise KeyboardInterrupt
-
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as of a script's background job
-            signal.signal(number, note)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if noted:
-        raise KeyboardInterrupt
 
 
 def _await_process() -> None:

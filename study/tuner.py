@@ -4,9 +4,6 @@ import errno
 import os
 import pickle
 import signal
-import socket
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -26,9 +22,10 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from study import store
-from study.config import GOES_ON, ClusterError, Study
+from study.config import ClusterError, Study
 from study.display import Display
 from study.files import FilesError
+from study.interrupts import sigterm_as_interrupt
 from study.joining import join_or_start
 from study.loggers import Loggers
 from study.manifest import write_ended
@@ -86,7 +83,7 @@ def run_study(study: Study) -> Outcome:
     display = Display(study.name, search.num_missing, study.base.training.epochs, study.objectives[0])
     started_here = join_or_start(study)
     try:
-        with _sigterm_as_interrupt(display):
+        with sigterm_as_interrupt(display):
             _tune(study, search, searcher, mirror, display)
     except Exception as error:
         searcher.broken = searcher.broken or error
@@ -161,46 +158,6 @@ def _raise_what_broke(searcher: "_StudySearcher", out: Path) -> None:
         raise ClusterError(searcher.unshared)
     if searcher.disk_is_full or broken is not None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
-
-
-@contextmanager
-def _sigterm_as_interrupt(display: Display) -> Iterator[None]:
-    """What kill, Slurm or systemd send ends the study as Ctrl-C does; Ray itself would crash by it."""
-    ended = threading.Event()
-    watch = threading.Thread(target=_leave_without_ray, args=(display, ended), daemon=True)
-
-    def interrupt(_: int, frame: FrameType | None) -> None:
-        with suppress(RuntimeError):  # it watches already
-            watch.start()
-        handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):  # a script's background job ignores Ctrl-C
-            handler = signal.default_int_handler
-        handler(signal.SIGINT, frame)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        ended.set()
-        signal.signal(signal.SIGTERM, before)
-
-
-def _leave_without_ray(display: Display, ended: threading.Event) -> None:
-    """End the process where the signal went to Ray's, too: it would wait a minute for them, and crash.
-
-    So `timeout`, systemd and Slurm send it. All that counts is in the folder by then, as after a crash.
-    """
-    host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
-    while not ended.wait(0.5):
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-        except ConnectionRefusedError:
-            display.close()
-            sys.stderr.write(f"interrupted; {GOES_ON}\n")
-            sys.stderr.flush()
-            os._exit(130)
-        except OSError:
-            continue
 
 
 def _available(resource: str) -> int:

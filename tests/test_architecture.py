@@ -72,7 +72,7 @@ def offenders(importer: str, imported: str, allowed: str = "(?!)") -> list[str]:
     [
         ("mmjsd", "ray|study|search_spaces|analysis|cluster|benchmarks|tests|pyarrow|optuna", "(?!)"),
         ("study", "search_spaces|analysis|cluster|benchmarks|tests", "(?!)"),
-        ("study", "ray", r"study\.(tuner|worker|joining)>.*"),
+        ("study", "ray", r"study\.(tuner|worker|joining|interrupts)>.*"),
         (".*", "pyarrow", r"study\.(store|files)>.*"),
         (".*", "mlflow|wandb", r"study\.loggers>.*"),
         ("search_spaces", "torch|ray|analysis|cluster|benchmarks|tests", "(?!)"),

@@ -174,22 +174,3 @@ def test_the_allocators_variables_keep_freed_memory():
     kept = page_faults(**joining.ALLOCATOR)
     assert kept < 50
     assert page_faults() > kept + 100  # ten times 40 MiB, in pages of 2 MiB at most
-
-
-def test_a_second_signal_does_not_wait_for_a_ray_that_hangs():
-    waited = []
-
-    def start():
-        with joining._uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-            waited.append(True)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            start()
-        assert not waited
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)

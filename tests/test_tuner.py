@@ -3,10 +3,7 @@
 import dataclasses
 import math
 import pickle
-import signal
-import socket
 import sqlite3
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -400,36 +397,6 @@ def test_every_trial_of_a_pack_is_reported_to_the_search(clock):
     ray_trial = SimpleNamespace(config={"trials": pack})
     assert scheduler.on_trial_result(None, ray_trial, result) == scheduler.CONTINUE
     assert heard == [(pack[0], 2, 0.5)]  # the second was not evaluated, the third has diverged
-
-
-@pytest.mark.parametrize(
-    "of_ctrl_c", [signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "background"]
-)
-def test_what_ends_a_process_interrupts_a_study(monkeypatch, of_ctrl_c):
-    before, of_user = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGINT, of_ctrl_c)
-    monkeypatch.setattr(tuner, "_leave_without_ray", lambda display, ended: ended.wait())
-    try:
-        with pytest.raises(KeyboardInterrupt), tuner._sigterm_as_interrupt(None):
-            signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGINT, of_user)
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_one_that_ends_rays_processes_too_leaves_at_once(monkeypatch, capsys):
-    closed, left = [], []
-    monkeypatch.setattr(tuner.os, "_exit", lambda code: (left.append(code), ended.set()))
-    display, ended = SimpleNamespace(close=lambda: closed.append(True)), threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        monkeypatch.setattr(tuner.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
-        watch = threading.Thread(target=tuner._leave_without_ray, args=(display, ended))
-        watch.start()
-        server.accept()
-        assert not left  # Ray is there, and ends in order
-    watch.join(timeout=30)
-    assert (closed, left) == ([True], [130])
-    assert capsys.readouterr().err == "interrupted; the same command with --resume goes on\n"
 
 
 def test_ray_adds_no_word_of_its_own_about_trials(monkeypatch):
